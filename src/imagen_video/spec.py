@@ -1,0 +1,329 @@
+"""The cascade as data: frozen specs, checked when built, saved as JSON beside the weights."""
+
+import json
+import types
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from imagen_video.video import VideoFormat
+
+Spec = TypeVar("Spec")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSpec:
+    """One video U-Net (paper section 2). Level 0 is the finest; the last level is the middle.
+
+    `widths` and `blocks` have one entry a level. `attention_levels` have spatial self-attention
+    with the text's keys and values joined in, `cross_levels` cross-attention to the text alone.
+    `temporal` mixes frames after every block of `temporal_levels`. `patch` folds p x p pixels into
+    channels before the first convolution. `norm="layer"` does not see how large the frame is.
+    """
+
+    widths: tuple[int, ...]
+    blocks: tuple[int, ...]
+    temporal: Literal["attention", "conv"]
+    temporal_levels: tuple[int, ...]
+    attention_levels: tuple[int, ...] = ()
+    cross_levels: tuple[int, ...] = ()
+    patch: int = 1
+    head_dim: int = 64
+    embed_dim: int = 256
+    text_dim: int = 384
+    norm: Literal["group", "layer"] = "group"
+    predicts: Literal["v", "x"] = "v"
+
+    def __post_init__(self):
+        levels = set(range(len(self.widths)))
+        _require(
+            len(self.widths) == len(self.blocks) > 0,
+            f"widths {self.widths} and blocks {self.blocks} need one entry a level each",
+        )
+        for name in ("temporal_levels", "attention_levels", "cross_levels"):
+            _require(
+                set(getattr(self, name)) <= levels,
+                f"{name} {getattr(self, name)} must lie in 0..{len(levels) - 1}",
+            )
+        both = set(self.attention_levels) & set(self.cross_levels)
+        _require(not both, f"levels {sorted(both)} have self-attention: drop them in cross_levels")
+        _require(self.patch >= 1, f"patch must be at least 1, got {self.patch}")
+        for level in self.attention_levels + self.cross_levels:
+            _require(
+                self.widths[level] % self.head_dim == 0,
+                f"width {self.widths[level]} of level {level} must be a multiple of "
+                f"head_dim {self.head_dim}",
+            )
+        for width in self.widths:
+            _require(width % 8 == 0, f"widths must be multiples of 8, got {width}")
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of a video must be multiples of this."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+    @property
+    def temporal_reach(self) -> int:
+        """How many frames to each side one output frame depends on (convolutions only)."""
+        _require(self.temporal == "conv", "temporal attention reaches every frame")
+        last = len(self.widths) - 1
+        return sum(self.blocks[i] * (1 if i == last else 2) for i in self.temporal_levels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceSpec:
+    """Classifier-free guidance weights over the steps (paper section 5); **weight 0 = off**.
+
+    With `low`, the first `constant_steps` take `weight`, then `low` and `weight` alternate.
+    With `interval`, steps whose log-SNR lies outside (least, most) are unguided.
+    """
+
+    weight: float = 0.0
+    low: float | None = None
+    constant_steps: int = 0
+    interval: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        _require(self.weight >= 0, f"guidance weight must be at least 0 (off), got {self.weight}")
+        _require(self.low is None or self.low >= 0, f"low guidance must be >= 0, got {self.low}")
+        _require(self.constant_steps >= 0, "constant_steps must be at least 0")
+
+    @property
+    def on(self) -> bool:
+        return self.weight > 0 or bool(self.low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSpec:
+    """How a stage is sampled (paper section 5). `aug_logsnr` is the fixed lambda' of section 6."""
+
+    num_steps: int
+    move: Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"] = "ddim"
+    gamma: float = 0.0
+    guidance: GuidanceSpec = field(default_factory=GuidanceSpec)
+    threshold: Literal["static", "dynamic"] = "static"
+    percentile: float = 0.995
+    aug_logsnr: float | None = None
+    window: int | None = None
+
+    def __post_init__(self):
+        _require(self.num_steps >= 1, f"num_steps must be at least 1, got {self.num_steps}")
+        _require(0 <= self.gamma <= 1, f"gamma must lie in [0, 1], got {self.gamma}")
+        _require(0 < self.percentile <= 1, f"percentile must lie in (0, 1], got {self.percentile}")
+        _require(self.window is None or self.window >= 1, "window must be at least one frame")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """How a stage is trained by default: every count is in sequences or optimizer steps.
+
+    A batch holds `clips` videos and `image_packs` sequences of independent images. `frames` and
+    `crop` (height, width) shorten and crop what the stage sees; None is the whole clip.
+    """
+
+    steps: int
+    clips: int
+    image_packs: int = 0
+    frames: int | None = None
+    crop: tuple[int, int] | None = None
+    learning_rate: float = 1e-4
+    warmup: int = 1000
+    cooldown: int = 1000
+    ema: float = 0.9999
+    text_dropout: float = 0.1
+    grad_clip: float = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        _require(self.clips + self.image_packs > 0, "a batch needs clips or image_packs")
+        _require(0 <= self.text_dropout < 1, "text_dropout must lie in [0, 1)")
+        _require(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One model of the cascade: what comes in, what goes out, and how it is trained and sampled.
+
+    `logsnr_shift` moves the cosine schedule towards noise (negative); `max_weight` bounds the
+    loss weight on ||x - x_hat||^2; `aug_max` is the most noise, as a time in (0, 1], that training
+    puts on the low-resolution video.
+    """
+
+    name: str
+    input: VideoFormat | None = None
+    output: VideoFormat
+    unet: UNetSpec
+    sampler: SamplerSpec
+    train: TrainSpec
+    logsnr_shift: float = 0.0
+    weighting: Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"] = "v"
+    max_weight: float | None = None
+    aug_max: float = 1.0
+
+    def __post_init__(self):
+        for video in (self.output, *([self.input] if self.input else [])):
+            self._check_fits(video)
+        if self.input:
+            self._check_upsampling(self.input)
+            _require(
+                self.sampler.aug_logsnr is not None,
+                f"stage {self.name!r} upsamples: its sampler needs aug_logsnr (such as 3 or 5)",
+            )
+        if self.sampler.window is not None:
+            _require(
+                self.unet.temporal == "conv",
+                f"stage {self.name!r}: a window needs temporal convolutions, not attention",
+            )
+
+    def _check_fits(self, video: VideoFormat) -> None:
+        if video is self.output:
+            multiple = self.unet.multiple
+            _require(
+                video.height % multiple == 0 and video.width % multiple == 0,
+                f"stage {self.name!r}: {video} must have height and width in multiples of "
+                f"{multiple} (patch {self.unet.patch}, {len(self.unet.widths)} levels)",
+            )
+
+    def _check_upsampling(self, low: VideoFormat) -> None:
+        high = self.output
+        time, rows, cols = (
+            (high.frames, low.frames),
+            (high.height, low.height),
+            (high.width, low.width),
+        )
+        _require(
+            all(big % small == 0 for big, small in (time, rows, cols)),
+            f"stage {self.name!r}: {high} is not a whole multiple of its input {low}",
+        )
+        _require(
+            high.height // low.height == high.width // low.width,
+            f"stage {self.name!r} would change the aspect: {low} -> {high}",
+        )
+        _require(
+            (high.frames > low.frames) != (high.height > low.height),
+            f"stage {self.name!r} must upsample time or space, not both or neither: {low} -> {high}",
+        )
+
+    @property
+    def kind(self) -> Literal["base", "ssr", "tsr"]:
+        if self.input is None:
+            return "base"
+        return "ssr" if self.input.frames == self.output.frames else "tsr"
+
+    @property
+    def time_factor(self) -> int:
+        return self.output.frames // self.input.frames if self.input else 1
+
+    @property
+    def space_factor(self) -> int:
+        return self.output.height // self.input.height if self.input else 1
+
+    @property
+    def low_channels(self) -> int:
+        """Channels of the conditioning video: RGB, and a known-frame mask over time."""
+        return {"base": 0, "ssr": 3, "tsr": 4}[self.kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """The frozen text encoder: "minilm" (in the package) or "t5" by hub name or local folder."""
+
+    encoder: Literal["minilm", "t5"] = "minilm"
+    name: str = ""
+    dim: int = 384
+    length: int = 32
+
+    def __post_init__(self):
+        _require(self.length >= 1, f"token length must be at least 1, got {self.length}")
+        _require(
+            (self.encoder == "t5") == bool(self.name),
+            "a t5 encoder needs a name or folder, and minilm takes none",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeSpec:
+    """Stages in the order they run, and the text encoder all of them read."""
+
+    name: str
+    stages: tuple[StageSpec, ...]
+    text: TextSpec
+
+    def __post_init__(self):
+        _require(len(self.stages) > 0, "a cascade needs at least one stage")
+        names = [stage.name for stage in self.stages]
+        _require(len(set(names)) == len(names), f"stage names must differ, got {names}")
+        _require(self.stages[0].kind == "base", "the first stage must be a base (input=None)")
+        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+            _require(
+                stage.input == before.output,
+                f"stage {stage.name!r} wants {stage.input}, but {before.name!r} gives "
+                f"{before.output}",
+            )
+        for stage in self.stages:
+            _require(
+                stage.unet.text_dim == self.text.dim,
+                f"stage {stage.name!r} reads text of width {stage.unet.text_dim}, the encoder "
+                f"gives {self.text.dim}",
+            )
+
+    def stage(self, name: str) -> StageSpec:
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        names = ", ".join(stage.name for stage in self.stages)
+        raise ValueError(f"no stage {name!r} in {self.name!r}; there are: {names}")
+
+
+def to_json(spec: Any) -> str:
+    """Any spec as indented JSON; `from_json` gives it back equal."""
+    return json.dumps(asdict(spec), indent=2) + "\n"
+
+
+def from_json(kind: type[Spec], text: str) -> Spec:
+    """A spec from its JSON. Raises ValueError for unknown or missing fields and wrong values."""
+    try:
+        return _build(kind, json.loads(text), kind.__name__)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{kind.__name__}: not JSON ({error})") from None
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    if is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if get_origin(kind) in (Union, types.UnionType):
+        options = [option for option in get_args(kind) if option is not type(None)]
+        return None if value is None else _build(options[0], value, where)
+    if get_origin(kind) is tuple:
+        items = get_args(kind)
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        inner = [items[0]] * len(value) if items[-1] is Ellipsis else items
+        return tuple(_build(k, v, where) for k, v in zip(inner, value, strict=True))
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ValueError(f"{where}: {value!r} is none of {', '.join(get_args(kind))}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected an object, got {value!r}")
+    hints = get_type_hints(kind)
+    unknown = set(value) - {f.name for f in fields(kind)}
+    if unknown:
+        raise ValueError(f"{where}: unknown fields {sorted(unknown)}; known: {sorted(hints)}")
+    built = {name: _build(hints[name], v, f"{where}.{name}") for name, v in value.items()}
+    try:
+        return kind(**built)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -1,0 +1,64 @@
+"""Noise levels, pooled text and positions as vectors (paper sections 2.4 and 3.2)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from imagen_video.shapes import Bool, Float
+from imagen_video.unet.attention import attend
+from imagen_video.video import PerClip
+
+
+def sinusoidal(position: Float[Tensor, "..."], dim: int) -> Float[Tensor, "... dim"]:
+    """Sines and cosines of `position` at `dim` / 2 geometric frequencies from 1 to 1/10000."""
+    half = dim // 2
+    steps = torch.arange(half, device=position.device, dtype=torch.float32)
+    angle = position.float()[..., None] * torch.exp(steps * (-math.log(10_000.0) / half))
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def level_input(logsnr: PerClip) -> PerClip:
+    """A log-SNR as a number in (0, 1): the 'inv_cos' input of paper section 2.4."""
+    return torch.atan(torch.exp(-0.5 * logsnr.float().clamp(-20, 20))) / (math.pi / 2)
+
+
+class LevelEmbedding(nn.Module):
+    """A noise level as a vector."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+        self.inner = nn.Linear(dim, dim)
+        self.outer = nn.Linear(dim, dim)
+
+    def forward(self, logsnr: PerClip) -> Float[Tensor, "b dim"]:
+        wave = sinusoidal(1000 * level_input(logsnr), self.dim)
+        return self.outer(F.silu(self.inner(wave.to(self.inner.weight.dtype))))
+
+
+class TextPool(nn.Module):
+    """One learned query over the tokens of each caption and a learned null token."""
+
+    def __init__(self, text_dim: int, dim: int, head_dim: int):
+        super().__init__()
+        self.heads = max(1, dim // head_dim)
+        self.norm = nn.LayerNorm(text_dim)
+        self.keys = nn.Linear(text_dim, 2 * dim)
+        self.query = nn.Parameter(torch.randn(dim) * 0.02)
+        self.null = nn.Parameter(torch.randn(2 * dim) * 0.02)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, text: Float[Tensor, "t n c"], mask: Bool[Tensor, "t n"]
+    ) -> Float[Tensor, "t dim"]:
+        captions = text.shape[0]
+        both = torch.cat(
+            [self.null.expand(captions, 1, -1), self.keys(self.norm(text))], dim=1
+        )
+        k, v = rearrange(both, "t n (two k d) -> two t k n d", two=2, k=self.heads)
+        q = rearrange(self.query, "(k d) -> k 1 d", k=self.heads).expand(captions, -1, -1, -1)
+        seen = F.pad(mask, (1, 0), value=True)[:, None, None]
+        return self.out(rearrange(attend(q, k, v, mask=seen), "t k 1 d -> t (k d)"))

@@ -1,0 +1,49 @@
+"""What the network is told besides the noisy video (paper section 3)."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from imagen_video.shapes import Bool, Float
+from imagen_video.video import PerClip
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text, kind and low-resolution video of a batch of clips.
+
+    `text` and `text_mask` hold s captions a clip: 1 for a video, one a frame for packed images.
+    `is_video` is False for packed images, whose frames must not see each other. `lowres` is the
+    noised conditioning video on its own height and width, already at the frame count of the output
+    (with a known-frame mask as fourth channel in temporal super-resolution), and `lowres_logsnr`
+    the level of its noise. An all-False `text_mask` is the unconditional input.
+    """
+
+    text: Float[Tensor, "b s n d"]
+    text_mask: Bool[Tensor, "b s n"]
+    is_video: Bool[Tensor, " b"]
+    lowres: Float[Tensor, "b f c h w"] | None = None
+    lowres_logsnr: PerClip | None = None
+
+    def without_text(self) -> "Conditioning":
+        """The same clips, unconditional: pooled text and tokens dropped together."""
+        return self.drop_text(torch.zeros_like(self.is_video))
+
+    def drop_text(self, keep: Bool[Tensor, " b"]) -> "Conditioning":
+        """Drop the captions of the clips that `keep` does not name (guidance dropout)."""
+        return replace(self, text_mask=self.text_mask & keep[:, None, None])
+
+    def cat(self, other: "Conditioning") -> "Conditioning":
+        """Both batches one after the other, for one doubled call."""
+        pairs = {name: (value, getattr(other, name)) for name, value in vars(self).items()}
+        return Conditioning(
+            **{name: None if a is None else torch.cat([a, b]) for name, (a, b) in pairs.items()}
+        )
+
+    def window(self, start: int, stop: int) -> "Conditioning":
+        """The frames start..stop of clips whose captions hold for every frame."""
+        low = None if self.lowres is None else self.lowres[:, start:stop]
+        text = self.text if self.text.shape[1] == 1 else self.text[:, start:stop]
+        mask = self.text_mask if self.text.shape[1] == 1 else self.text_mask[:, start:stop]
+        return replace(self, text=text, text_mask=mask, lowres=low)

@@ -1,0 +1,196 @@
+"""The space-time separable video U-Net (paper section 2)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from imagen_video.shapes import Bool, Float
+from imagen_video.spec import UNetSpec
+from imagen_video.unet.embed import LevelEmbedding, TextPool
+from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, zero
+from imagen_video.unet.temporal import FramePosition, make_temporal
+from imagen_video.video import PerClip, Video
+
+LONG_SKIP = 2**-0.5
+
+
+class Block(nn.Module):
+    """Spatial convolutions, attention where the level has it, then the mixing of frames."""
+
+    def __init__(self, spec: UNetSpec, level: int, inside: int):
+        super().__init__()
+        width = spec.widths[level]
+        self.res = ResBlock(inside, width, embed_dim=spec.embed_dim, norm=spec.norm)
+        self.attention = None
+        if level in spec.attention_levels + spec.cross_levels:
+            self.attention = TextAttention(
+                width,
+                text_dim=spec.text_dim,
+                head_dim=spec.head_dim,
+                to_pixels=level in spec.attention_levels,
+                norm=spec.norm,
+            )
+        self.temporal = None
+        if level in spec.temporal_levels:
+            self.temporal = make_temporal(
+                spec.temporal, width, head_dim=min(spec.head_dim, width), norm=spec.norm
+            )
+
+    def forward(self, h: Tensor, told: "Told") -> Tensor:
+        h = self.res(h, told.emb)
+        if self.attention is not None:
+            h = self.attention(h, told.text, told.text_mask)
+        if self.temporal is not None:
+            h = self.temporal(h, told.is_video)
+        return h
+
+
+class Told:
+    """What every block is told: an embedding a frame, the captions, the kind of each clip."""
+
+    def __init__(
+        self,
+        emb: Float[Tensor, "bf d"],
+        text: Float[Tensor, "t n c"],
+        text_mask: Bool[Tensor, "t n"],
+        is_video: Bool[Tensor, " b"],
+    ):
+        self.emb, self.text, self.text_mask, self.is_video = emb, text, text_mask, is_video
+
+
+class VideoUNet(nn.Module):
+    """(z, logsnr, conditioning) -> a video of the same shape, read as v or x by the stage.
+
+    Every path outside the temporal layers treats frames as a batch of images. The output starts
+    at exactly zero.
+    """
+
+    def __init__(self, spec: UNetSpec, *, low_channels: int = 0, space_factor: int = 1):
+        super().__init__()
+        self.spec = spec
+        self.low_fold = max(1, spec.patch // space_factor)
+        pixels = 3 * spec.patch**2
+        low = low_channels * self.low_fold**2
+        # A patch is embedded by itself, like a ViT's; plain pixels see their neighbours at once.
+        kernel = 3 if spec.patch == 1 else 1
+        self.z_in = nn.Conv2d(pixels, spec.widths[0], kernel, padding=kernel // 2)
+        self.low_in = nn.Conv2d(low, spec.widths[0], 3, padding=1) if low else None
+        self.level = LevelEmbedding(spec.embed_dim)
+        self.low_level = LevelEmbedding(spec.embed_dim) if low else None
+        self.pool = TextPool(spec.text_dim, spec.embed_dim, spec.head_dim)
+        self.position = FramePosition(spec.embed_dim) if spec.temporal == "attention" else None
+        self._build_levels(spec)
+        self.out_norm = make_norm(spec.norm, spec.widths[0])
+        self.out = zero(nn.Conv2d(spec.widths[0], pixels, 3, padding=1))
+        # What the low-resolution video says linearly goes straight to the output: the features
+        # of a folded stage have too few channels to copy it beside everything else.
+        self.low_out = zero(nn.Conv2d(low, pixels, 3, padding=1)) if low else None
+        self.to(memory_format=torch.channels_last)
+
+    def _build_levels(self, spec: UNetSpec) -> None:
+        self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
+        self.up, self.grow = nn.ModuleList(), nn.ModuleList()
+        for level, (width, blocks) in enumerate(zip(spec.widths, spec.blocks, strict=True)):
+            if level:
+                self.shrink.append(nn.Conv2d(spec.widths[level - 1], width, 2, stride=2))
+                self.grow.append(nn.Conv2d(width, spec.widths[level - 1], 1))
+            self.down.append(nn.ModuleList(Block(spec, level, width) for _ in range(blocks)))
+            if level < len(spec.widths) - 1:
+                # The long skip joins before the first block of the way up.
+                inside = [2 * width] + [width] * (blocks - 1)
+                self.up.append(nn.ModuleList(Block(spec, level, i) for i in inside))
+
+    def forward(self, z: Video, logsnr: PerClip, cond: Conditioning) -> Video:
+        """Height and width must be multiples of `spec.multiple` (ValueError names the nearest)."""
+        clips = z.shape[0]
+        self._check(z, cond)
+        low = self._fold_low(z, cond)
+        told = self._tell(logsnr, cond, z.shape[1])
+        h = self.z_in(fold(z.to(self._dtype), self.spec.patch))
+        if low is not None and self.low_in is not None:
+            h = h + self.low_in(low)
+        h = self._levels(h, told)
+        raw = self.out(F.silu(self.out_norm(h)))
+        if low is not None and self.low_out is not None:
+            raw = raw + self.low_out(low)
+        return unfold(raw, self.spec.patch, clips)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.out.weight.dtype
+
+    def _levels(self, h: Tensor, told: Told) -> Tensor:
+        skips = []
+        for level, blocks in enumerate(self.down):
+            if level:
+                skips.append(h)
+                h = self.shrink[level - 1](h)
+            for block in blocks:
+                h = block(h, told)
+        for level in reversed(range(len(self.up))):
+            h = F.interpolate(self.grow[level](h), scale_factor=2.0, mode="nearest")
+            h = torch.cat([h, skips[level] * LONG_SKIP], 1)
+            for block in self.up[level]:
+                h = block(h, told)
+        return h
+
+    def _tell(self, logsnr: PerClip, cond: Conditioning, frames: int) -> Told:
+        text = cond.text.to(self._dtype).flatten(0, 1)
+        mask = cond.text_mask.flatten(0, 1)
+        pooled = self.pool(text, mask).unflatten(0, cond.text.shape[:2])
+        emb = self.level(logsnr)[:, None] + pooled
+        if self.low_level is not None and cond.lowres_logsnr is not None:
+            emb = emb + self.low_level(cond.lowres_logsnr)[:, None]
+        emb = emb.expand(-1, frames, -1)
+        if self.position is not None:
+            emb = emb + self.position(frames, cond.is_video)
+        return Told(F.silu(emb.flatten(0, 1)), text, mask, cond.is_video)
+
+    def _fold_low(self, z: Video, cond: Conditioning) -> Tensor | None:
+        """The conditioning video on the grid of the folded features.
+
+        Finer than the grid, it is folded into channels; coarser, it is upsampled bilinearly
+        (paper section 3.1). A convolution over the folded video contains that upsampling.
+        """
+        if cond.lowres is None:
+            return None
+        low = fold(cond.lowres.to(self._dtype), self.low_fold)
+        grid = (z.shape[-2] // self.spec.patch, z.shape[-1] // self.spec.patch)
+        if low.shape[-2:] == grid:
+            return low
+        return F.interpolate(low, size=grid, mode="bilinear")
+
+    def _check(self, z: Video, cond: Conditioning) -> None:
+        height, width = z.shape[-2:]
+        step = self.spec.multiple
+        if height % step or width % step:
+            near = [max(step, step * round(side / step)) for side in (height, width)]
+            raise ValueError(
+                f"{height}x{width} (height x width) does not fit {len(self.spec.widths)} levels of "
+                f"patch {self.spec.patch}: use multiples of {step}, such as {near[0]}x{near[1]}"
+            )
+        if (cond.lowres is None) != (self.low_in is None):
+            raise ValueError(
+                "this stage needs a low-resolution video"
+                if cond.lowres is None
+                else "a base stage takes no low-resolution video"
+            )
+        if cond.text.shape[1] not in (1, z.shape[1]):
+            raise ValueError(
+                f"got {cond.text.shape[1]} captions for {z.shape[1]} frames: give 1 or one a frame"
+            )
+
+
+def fold(x: Float[Tensor, "b f c H W"], patch: int) -> Float[Tensor, "bf cpp h w"]:
+    """Frames into the batch and p x p pixels into channels, channels-last in memory."""
+    folded = rearrange(x, "b f c (h p) (w q) -> (b f) h w (c p q)", p=patch, q=patch)
+    return folded.contiguous().permute(0, 3, 1, 2)
+
+
+def unfold(x: Float[Tensor, "bf cpp h w"], patch: int, clips: int) -> Float[Tensor, "b f c H W"]:
+    """The inverse of `fold`."""
+    return rearrange(
+        x, "(b f) (c p q) h w -> b f c (h p) (w q)", b=clips, p=patch, q=patch
+    )
