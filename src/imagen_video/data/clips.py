@@ -1,0 +1,38 @@
+"""One captioned clip or image, whatever it comes from."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from imagen_video.video import Frames, VideoFormat
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A box in frames and pixels of a format: where it starts and how large it is."""
+
+    frame: int
+    top: int
+    left: int
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """Frames and what they show: one caption."""
+
+    video: Frames
+    caption: str
+
+
+class Source(Protocol):
+    """Endless examples: the same index is the same clip at every size, so position is state."""
+
+    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        """A moving clip, cropped."""
+        ...
+
+    def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        """A still of one frame, cropped; the crop's frame and frames are ignored."""
+        ...

@@ -1,0 +1,224 @@
+"""The cascade as a table, like the paper's Figure 6: frames x height x width @ frames a second.
+
+`paper()` is the published cascade, `mini()` the same formats for two CPU cores, `tiny()` the
+product in miniature for tests and documentation.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from imagen_video.spec import (
+    CascadeSpec,
+    GuidanceSpec,
+    SamplerSpec,
+    StageSpec,
+    TextSpec,
+    TrainSpec,
+    UNetSpec,
+)
+from imagen_video.video import VideoFormat
+
+NAMES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
+FORMATS = tuple(
+    VideoFormat.parse(text)
+    for text in (
+        "16x24x40@3",
+        "32x24x40@6",
+        "32x48x80@6",
+        "32x192x320@6",
+        "64x192x320@12",
+        "128x192x320@24",
+        "128x768x1280@24",
+    )
+)
+OSCILLATING = GuidanceSpec(weight=15.0, low=1.0, constant_steps=26)
+
+
+def _cascade(
+    name: str, text: TextSpec, formats: tuple[VideoFormat, ...], rows: list[StageSpec]
+) -> CascadeSpec:
+    """Rows describe what differs; names, formats and text width are filled in here."""
+    inputs = (None, *formats[:-1])
+    stages = tuple(
+        replace(row, name=n, input=low, output=high, unet=replace(row.unet, text_dim=text.dim))
+        for row, n, low, high in zip(rows, NAMES, inputs, formats, strict=True)
+    )
+    return CascadeSpec(name=name, stages=stages, text=text)
+
+
+def _row(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec, **options) -> StageSpec:
+    """A stage whose place in the cascade `_cascade` fills in."""
+    return StageSpec(
+        name="",
+        output=VideoFormat(1, unet.multiple, unet.multiple, 1.0),
+        unet=unet,
+        sampler=sampler,
+        train=train,
+        **options,
+    )
+
+
+def paper() -> CascadeSpec:
+    """The published cascade: parameter counts within 3 % of 5.6B, 1.7B, 1.4B, 1.2B, 780M, 630M
+    and 340M. Widths and depths are ours, as the paper does not give them."""
+    steps, train = 128, TrainSpec(steps=1_000_000, clips=64, image_packs=64, warmup=10_000)
+
+    def sr(widths, blocks, aug, guidance=None, **options) -> StageSpec:
+        unet = UNetSpec(
+            widths=widths,
+            blocks=blocks,
+            temporal="conv",
+            temporal_levels=tuple(range(len(widths))),
+            embed_dim=1024,
+            **{k: options.pop(k) for k in list(options) if k in UNetSpec.__dataclass_fields__},
+        )
+        sampler = SamplerSpec(
+            num_steps=steps,
+            move="ancestral",
+            gamma=0.1,
+            guidance=guidance or GuidanceSpec(weight=4.0),
+            threshold="dynamic",
+            aug_logsnr=aug,
+        )
+        return _row(unet, sampler, options.pop("train", train), **options)
+
+    base_unet = UNetSpec(
+        widths=(1024, 2048, 3072),
+        blocks=(3, 4, 8),
+        temporal="attention",
+        temporal_levels=(0, 1, 2),
+        attention_levels=(0, 1, 2),
+        embed_dim=1024,
+    )
+    base = SamplerSpec(
+        num_steps=256, move="ancestral", gamma=0.3, guidance=OSCILLATING, threshold="dynamic"
+    )
+    low, high = 1.099, 1.609  # SNR 3 and 5
+    short = replace(OSCILLATING, constant_steps=13)
+    crop = replace(train, crop=(256, 256))
+    rows = [
+        _row(base_unet, base, train),
+        sr((640, 1280, 1920), (3, 4, 6), low, short, attention_levels=(0, 1, 2)),
+        sr((512, 1024, 1536), (2, 4, 8), low, short, attention_levels=(1, 2)),
+        sr((256, 512, 1024, 1536), (2, 2, 4, 8), high, attention_levels=(3,)),
+        sr((256, 512, 1024, 1280), (2, 2, 4, 6), high, cross_levels=(3,)),
+        sr((256, 512, 768, 1280), (2, 2, 4, 6), high, cross_levels=(3,)),
+        sr((128, 256, 512, 1024), (2, 2, 4, 6), high, norm="layer", train=crop),
+    ]
+    text = TextSpec(encoder="t5", name="google/t5-v1_1-xxl", dim=4096, length=128)
+    return _cascade("paper", text, FORMATS, rows)
+
+
+def mini() -> CascadeSpec:
+    """The same seven formats for two CPU cores: folded pixels, x-prediction, 50 MB of weights."""
+    base_unet = UNetSpec(
+        widths=(128, 224, 256),
+        blocks=(1, 2, 2),
+        temporal="attention",
+        temporal_levels=(0, 1, 2),
+        attention_levels=(1, 2),
+        cross_levels=(0,),
+        patch=2,
+        head_dim=32,
+        predicts="x",
+    )
+    base = _row(
+        base_unet,
+        SamplerSpec(num_steps=32, guidance=GuidanceSpec(weight=3.0)),
+        TrainSpec(
+            steps=40_000, clips=4, image_packs=1, learning_rate=4e-4, warmup=200, cooldown=4000,
+            ema=0.999,
+        ),
+        logsnr_shift=-5.0,
+        max_weight=8.0,
+    )
+
+    def sr(widths, blocks, *, steps, shift, train, guidance=0.0, window=None, **unet) -> StageSpec:
+        network = UNetSpec(
+            widths=widths,
+            blocks=blocks,
+            temporal="conv",
+            predicts="x",
+            embed_dim=128,
+            **({"temporal_levels": tuple(range(len(widths)))} | unet),
+        )
+        sampler = SamplerSpec(
+            num_steps=steps,
+            guidance=GuidanceSpec(weight=guidance),
+            aug_logsnr=4.0,
+            window=window,
+        )
+        return _row(
+            network, sampler, train, logsnr_shift=shift, max_weight=8.0, aug_max=0.4
+        )
+
+    def crops(clips, frames=None, crop=None, packs=0) -> TrainSpec:
+        return TrainSpec(
+            steps=8_000, clips=clips, image_packs=packs, frames=frames, crop=crop,
+            learning_rate=4e-4, warmup=200, cooldown=2000, ema=0.999,
+        )
+
+    rows = [
+        base,
+        sr((96, 128), (2, 2), steps=16, shift=-3.0, guidance=1.0, train=crops(2, packs=1),
+           patch=2, attention_levels=(1,)),
+        sr((64, 96, 96), (1, 2, 2), steps=16, shift=-2.0, guidance=1.0,
+           train=crops(2, frames=16, packs=1), patch=2, attention_levels=(2,), head_dim=32),
+        sr((64, 96, 96), (1, 1, 2), steps=8, shift=-3.0, train=crops(2, frames=6, packs=1),
+           patch=4, attention_levels=(2,), head_dim=32),
+        sr((64, 96, 96), (1, 1, 2), steps=8, shift=-3.0,
+           train=crops(4, frames=8, crop=(96, 160), packs=1), patch=4, norm="layer"),
+        sr((64, 96, 96), (1, 1, 2), steps=8, shift=-3.0,
+           train=crops(4, frames=8, crop=(96, 160), packs=1), patch=4, norm="layer"),
+        sr((64, 96, 128), (1, 1, 2), steps=8, shift=-4.0, window=16,
+           train=crops(3, frames=4, crop=(256, 256), packs=1), patch=8, norm="layer",
+           temporal_levels=(2,)),
+    ]
+    return _cascade("mini", TextSpec(), FORMATS, rows)
+
+
+def tiny(text: TextSpec | None = None) -> CascadeSpec:
+    """Seven stages from 4x8x12 to 32x64x96 that train and sample in seconds: tests, documentation
+    and bug reports use it. `text` is another encoder than the default."""
+    formats = tuple(
+        VideoFormat.parse(size)
+        for size in (
+            "4x8x12@3",
+            "8x8x12@6",
+            "8x16x24@6",
+            "8x32x48@6",
+            "16x32x48@12",
+            "32x32x48@24",
+            "32x64x96@24",
+        )
+    )
+
+    def row(patch: int, aug: float | None = 4.0, window: int | None = None, **unet) -> StageSpec:
+        network = UNetSpec(
+            widths=(16, 32),
+            blocks=(1, 1),
+            patch=patch,
+            head_dim=16,
+            embed_dim=32,
+            **({"temporal": "conv", "temporal_levels": (0, 1), "predicts": "x"} | unet),
+        )
+        guidance = GuidanceSpec(weight=1.0) if unet.get("attention_levels") else GuidanceSpec()
+        sampler = SamplerSpec(num_steps=2, guidance=guidance, aug_logsnr=aug, window=window)
+        train = TrainSpec(
+            steps=20, clips=2, image_packs=1, learning_rate=2e-3, warmup=5, cooldown=5, ema=0.9
+        )
+        return _row(network, sampler, train, logsnr_shift=-3.0, max_weight=8.0, aug_max=0.4)
+
+    rows = [
+        row(1, None, temporal="attention", attention_levels=(0, 1), predicts="v"),
+        row(1, attention_levels=(1,), cross_levels=(0,)),
+        row(2, attention_levels=(1,)),
+        row(2, attention_levels=(1,)),
+        row(4, norm="layer"),
+        row(4, norm="layer"),
+        row(8, window=8, norm="layer", temporal_levels=(1,)),
+    ]
+    return _cascade("tiny", text or TextSpec(), formats, rows)
+
+
+PRESETS: dict[str, Callable[[], CascadeSpec]] = {"paper": paper, "mini": mini, "tiny": tiny}

@@ -1,0 +1,184 @@
+"""One model of the cascade: its spec, its U-Net and its schedule."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from imagen_video.diffusion.denoised import Denoised, Denoiser
+from imagen_video.diffusion.guidance import (
+    dynamic_threshold,
+    Constant,
+    Interval,
+    Oscillating,
+    guided_denoisers,
+    static_threshold,
+)
+from imagen_video.diffusion.objective import Loss, Objective
+from imagen_video.diffusion.sampler import (
+    Move,
+    Noise,
+    SamplerState,
+    ancestral,
+    ddim,
+    denoise_steps,
+    dpmpp_2m,
+    stochastic,
+)
+from imagen_video.diffusion.schedule import CosineSchedule
+from imagen_video.lowres import low_from_truth, prepare, random_levels
+from imagen_video.shapes import Bool, Float
+from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
+from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.unet import VideoUNet
+from imagen_video.video import PerClip, Video
+
+
+class Stage:
+    """A stage that can be trained (`loss`) and sampled (`sample_steps`).
+
+    Device and dtype of the network are those of its weights; everything around it is float32.
+    """
+
+    def __init__(self, spec: StageSpec, unet: VideoUNet | None = None):
+        self.spec = spec
+        self.unet = unet if unet is not None else build_unet(spec)
+        self.schedule = CosineSchedule(shift=spec.logsnr_shift)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    def objective(self) -> Objective:
+        """Training on data with the spec's weighting."""
+        bound = float("inf") if self.spec.max_weight is None else self.spec.max_weight
+        return Objective(weighting=self.spec.weighting, max_weight=bound)
+
+    def loss(
+        self,
+        video: Video,
+        cond: Conditioning,
+        generator: torch.Generator,
+        *,
+        objective: Objective | None = None,
+    ) -> Loss:
+        """The loss on true videos; `cond` has text and kind, its low-resolution part is made here.
+
+        Captions are dropped with probability `train.text_dropout` (paper section 3.2).
+        """
+        device, draw = generator.device, partial(torch.rand, generator=generator)
+        keep = draw(len(video), device=device) >= self.spec.train.text_dropout
+        cond = cond.drop_text(keep.to(video.device))
+        if self.spec.kind != "base":
+            low = low_from_truth(video, self.spec)
+            logsnr = random_levels(len(video), self.spec, generator).to(video)
+            noise = torch.randn(low.shape, generator=generator, device=device).to(video)
+            low = prepare(low, noise, logsnr, spec=self.spec, is_video=cond.is_video)
+            cond = replace(cond, lowres=low, lowres_logsnr=logsnr)
+        objective = objective or self.objective()
+        return objective(self.denoiser(cond), video, self.schedule, generator)
+
+    def denoiser(self, cond: Conditioning, *, window: int | None = None) -> Denoiser:
+        """The network under one conditioning, in windows of frames if asked for.
+
+        A window sees `temporal_reach` more frames on each side, so windows equal one call.
+        """
+
+        def denoise(z: Video, logsnr: PerClip) -> Denoised:
+            if window is None or window >= z.shape[1]:
+                return self._read(z, self.unet(z, logsnr, cond), logsnr)
+            reach = self.spec.unet.temporal_reach
+            v = torch.empty_like(z)
+            for start in range(0, z.shape[1], window):
+                stop = min(start + window, z.shape[1])
+                first, last = max(0, start - reach), min(z.shape[1], stop + reach)
+                raw = self.unet(z[:, first:last], logsnr, cond.window(first, last))
+                raw = raw[:, start - first : stop - first]
+                v[:, start:stop] = self._read(z[:, start:stop], raw, logsnr).v
+            return Denoised(z, v, logsnr)
+
+        return denoise
+
+    def _read(self, z: Video, raw: Video, logsnr: PerClip) -> Denoised:
+        if self.spec.unet.predicts == "x":
+            return Denoised.from_x(z, raw.to(z.dtype), logsnr)
+        return Denoised(z, raw.to(z.dtype), logsnr)
+
+    def conditioning(
+        self,
+        text: Float[Tensor, "b n d"],
+        mask: Bool[Tensor, "b n"],
+        *,
+        low: Video | None,
+        noise: Noise,
+        sample: int = 0,
+    ) -> Conditioning:
+        """Conditioning of a sampling run: the captions, and `low` noised once at `aug_logsnr`."""
+        # One frame is an image: it has no order and passes temporal layers as packed images do.
+        frames = self.spec.output.frames if low is None else low.shape[1]
+        is_video = torch.full((len(text),), frames > 1, device=self.device)
+        cond = Conditioning(text[:, None].to(self.device), mask[:, None].to(self.device), is_video)
+        if low is None:
+            return cond
+        level = torch.full((len(low),), self.spec.sampler.aug_logsnr or 0.0, device=self.device)
+        shape = (low.shape[0], low.shape[1], low.shape[2], low.shape[3], low.shape[4])
+        drawn = noise(shape, stage=f"{self.spec.name}/low", step=0, sample=sample)
+        low, drawn = low.to(self.device), drawn.to(self.device)
+        low = prepare(low, drawn, level, spec=self.spec, is_video=is_video)
+        return replace(cond, lowres=low, lowres_logsnr=level)
+
+    def sample_steps(
+        self,
+        cond: Conditioning,
+        shape: tuple[int, int, int, int, int],
+        noise: Noise,
+        *,
+        sampler: SamplerSpec | None = None,
+        negative: Conditioning | None = None,
+        sample: int = 0,
+    ) -> Iterator[SamplerState]:
+        """Sample videos of this (b, f, c, h, w), one state a step; guided as the sampler says.
+
+        `negative` replaces the empty caption that guidance moves away from.
+        """
+        sampler = sampler or self.spec.sampler
+        weights = make_guidance(sampler.guidance).weights(sampler.num_steps, self.schedule)
+        plain = self.denoiser(cond, window=sampler.window)
+        doubled = plain
+        if any(weights):
+            both = cond.cat(negative or cond.without_text())
+            doubled = self.denoiser(both, window=sampler.window)
+        rule = static_threshold
+        if sampler.threshold == "dynamic":
+            rule = dynamic_threshold(sampler.percentile)
+
+        def draw(step: int) -> Video:
+            drawn = noise(shape, stage=self.spec.name, step=step, sample=sample)
+            return drawn.to(self.device)
+
+        denoisers = guided_denoisers(plain, doubled, weights, rule=rule)
+        yield from denoise_steps(denoisers, self.schedule, draw, move=make_move(sampler))
+
+
+def make_move(sampler: SamplerSpec) -> Move:
+    """The sampler's move by name."""
+    moves = {"ddim": ddim, "stochastic": stochastic, "dpmpp_2m": dpmpp_2m}
+    return ancestral(sampler.gamma) if sampler.move == "ancestral" else moves[sampler.move]
+
+
+def make_guidance(spec: GuidanceSpec) -> Constant | Oscillating | Interval:
+    if spec.interval is not None:
+        return Interval(spec.weight, *spec.interval)
+    if spec.low is not None:
+        return Oscillating(spec.weight, spec.low, spec.constant_steps)
+    return Constant(spec.weight)
+
+
+def build_unet(spec: StageSpec, *, device: str | torch.device = "cpu") -> VideoUNet:
+    """The stage's network, freshly initialised (on "meta": shapes alone)."""
+    with torch.device(device):
+        return VideoUNet(
+            spec.unet, low_channels=spec.low_channels, space_factor=spec.space_factor
+        )

@@ -1,0 +1,26 @@
+"""An exponential moving average of weights, with a ramp so that early ones do not linger."""
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Averages of a module's parameters, on their device and in float32."""
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.average = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's weights; `step` counts from 0."""
+        rate = 1 - min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(
+            list(self.average.values()), [p.detach() for p in module.parameters()], rate
+        )
+
+    def copy_to(self, module: nn.Module) -> None:
+        module.load_state_dict(self.average)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.average

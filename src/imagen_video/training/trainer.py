@@ -1,0 +1,186 @@
+"""Training one stage in one process (paper section 10; defaults of our scale in `TrainSpec`)."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from imagen_video.data.mix import Batch, Mix, batches
+from imagen_video.spec import StageSpec, TrainSpec
+from imagen_video.stage import Stage
+from imagen_video.text.encoder import TextEncoder
+from imagen_video.training.checkpoint import load_checkpoint, save_checkpoint
+from imagen_video.training.ema import EMA
+from imagen_video.unet.inputs import Conditioning
+from imagen_video.video import to_float
+from imagen_video.weights import load_stage, save_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What a run does besides the stage's own `TrainSpec`. `minutes` only stops early."""
+
+    seed: int = 0
+    minutes: float | None = None
+    save_minutes: float = 5.0
+    sheet_minutes: float = 15.0
+    log_every: int = 20
+    workers: int = 1
+    device: str = "cpu"
+
+
+class Trainer:
+    """Trains `stage` on `mix` into `out`; a second run on the same folder goes on exactly.
+
+    `out` holds stage.json and model.safetensors (the average, ready to sample),
+    checkpoint.safetensors (resume state), log.jsonl and sheets/. Equal threads give equal weights.
+    """
+
+    def __init__(self, stage: Stage, mix: Mix, encoder: TextEncoder, out: Path, run: RunSpec):
+        out.mkdir(parents=True, exist_ok=True)
+        self.stage, self.mix, self.encoder, self.out, self.run_spec = stage, mix, encoder, out, run
+        self.train: TrainSpec = stage.spec.train
+        stage.unet.to(run.device).train()
+        self.ema = EMA(stage.unet, self.train.ema)
+        self.optimizer = torch.optim.AdamW(
+            stage.unet.parameters(),
+            lr=self.train.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=self.train.weight_decay,
+            fused=True,
+        )
+        facts = load_checkpoint(out, stage.unet, self.ema, self.optimizer)
+        self.step = self._resume(facts) if facts else 0
+
+    def _resume(self, facts: dict) -> int:
+        if facts["seed"] != self.run_spec.seed:
+            raise ValueError(
+                f"{self.out} was trained with seed {facts['seed']}, not {self.run_spec.seed}: "
+                "give that seed, or another --out folder"
+            )
+        return facts["step"]
+
+    def run(self, draw_sheet: Callable[[Stage], None] | None = None) -> int:
+        """Train to the end of the schedule or of the minutes; returns the step reached.
+
+        `draw_sheet` is called at intervals with a stage that has the averaged weights.
+        """
+        run, start = self.run_spec, time.monotonic()
+        last_save = last_sheet = start
+        progress = tqdm(total=self.train.steps, initial=self.step, unit="step")
+        loader = batches(self.mix, start=self.step, workers=run.workers)
+        for batch in loader:
+            loss, norm = self._step(batch)
+            progress.update()
+            now = time.monotonic()
+            if self.step % run.log_every == 0:
+                self._log(loss, norm, batch, progress, (now - start))
+            if now - last_save > 60 * run.save_minutes:
+                self.save()
+                last_save = now
+            if draw_sheet and now - last_sheet > 60 * run.sheet_minutes:
+                self._draw(draw_sheet)
+                last_sheet = time.monotonic()
+            if run.minutes is not None and now - start > 60 * run.minutes:
+                break
+        progress.close()
+        self.save()
+        if draw_sheet:
+            self._draw(draw_sheet)
+        return self.step
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = self.run_spec.device
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.train.learning_rate * rate_at(self.step, self.train)
+        # Noise, dropout and levels are functions of (seed, step): nothing to save, exact resume.
+        generator = torch.Generator(device).manual_seed(self.run_spec.seed * 1_000_003 + self.step)
+        cond = self._conditioning(batch)
+        video = to_float(batch.video.to(device))
+        with torch.autocast(device, torch.bfloat16):
+            loss = self.stage.loss(video, cond, generator).value
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.stage.unet.parameters(), self.train.grad_clip
+        )
+        # A step whose gradient is not finite is skipped: it would end the run.
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.ema.update(self.stage.unet, self.step)
+        self.step += 1
+        return loss.detach(), norm
+
+    def _conditioning(self, batch: Batch) -> Conditioning:
+        unique = sorted({caption for captions in batch.captions for caption in captions})
+        embedding = self.encoder(unique)
+        row = {caption: i for i, caption in enumerate(unique)}
+        index = torch.tensor([[row[c] for c in captions] for captions in batch.captions])
+        device = self.run_spec.device
+        return Conditioning(
+            embedding.tokens.float()[index].to(device),
+            embedding.mask[index].to(device),
+            batch.is_video.to(device),
+        )
+
+    def _log(
+        self, loss: Tensor, norm: Tensor, batch: Batch, progress: tqdm, seconds: float
+    ) -> None:
+        done = self.step - progress.initial
+        facts = {
+            "step": self.step,
+            "loss": round(loss.item(), 6),
+            "grad_norm": round(norm.item(), 4),
+            "lr": self.train.learning_rate * rate_at(self.step, self.train),
+            "clips_per_second": round(done * len(batch.video) / seconds, 3),
+        }
+        progress.set_postfix(loss=facts["loss"], clips_s=facts["clips_per_second"])
+        with open(self.out / "log.jsonl", "a") as file:
+            file.write(json.dumps(facts) + "\n")
+
+    def averaged(self) -> Stage:
+        """A stage of its own with the averaged weights."""
+        stage = Stage(self.stage.spec)
+        stage.unet.to(self.run_spec.device).requires_grad_(False).eval()
+        self.ema.copy_to(stage.unet)
+        return stage
+
+    def save(self) -> None:
+        """Checkpoint, and the averaged weights as a stage folder."""
+        facts = {"step": self.step, "seed": self.run_spec.seed}
+        save_checkpoint(self.out, self.stage.unet, self.ema, self.optimizer, facts=facts)
+        save_stage(self.averaged(), self.out, dtype=torch.bfloat16)
+
+    def _draw(self, draw_sheet: Callable[[Stage], None]) -> None:
+        draw_sheet(self.averaged())
+
+
+def rate_at(step: int, train: TrainSpec) -> float:
+    """Linear warm-up, constant, linear cool-down to 0 over the last `cooldown` steps."""
+    up = min(1.0, (step + 1) / max(1, train.warmup))
+    down = min(1.0, (train.steps - step) / max(1, train.cooldown))
+    return min(up, down)
+
+
+def initialise_from(stage: Stage, folder: Path) -> Sequence[str]:
+    """Copy every weight of a saved stage whose name and shape match; returns the names."""
+    source = load_stage(folder).unet.state_dict()
+    own = stage.unet.state_dict()
+    matching = [k for k, v in source.items() if k in own and own[k].shape == v.shape]
+    if not matching:
+        raise ValueError(f"no weight of {folder} fits stage {stage.spec.name!r}")
+    stage.unet.load_state_dict(own | {name: source[name].to(own[name]) for name in matching})
+    return matching
+
+
+def with_steps(spec: StageSpec, steps: int | None) -> StageSpec:
+    """The stage with another length of schedule, whose cool-down shrinks with it."""
+    if steps is None:
+        return spec
+    cooldown = min(spec.train.cooldown, steps // 4)
+    return replace(spec, train=replace(spec.train, steps=steps, cooldown=cooldown))

@@ -1,0 +1,56 @@
+"""A stage's folder: stage.json and model.safetensors. No pickle, ever."""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from imagen_video.files import replacing
+from imagen_video.spec import StageSpec, from_json, to_json
+from imagen_video.stage import Stage, build_unet
+
+SPEC, MODEL = "stage.json", "model.safetensors"
+
+
+def save_stage(stage: Stage, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write spec and weights; each file is either whole or not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: value.detach().to("cpu", dtype or value.dtype).contiguous()
+        for name, value in stage.unet.state_dict().items()
+    }
+    with replacing(folder / MODEL) as path:
+        save_file(state, path)
+    with replacing(folder / SPEC) as path:
+        path.write_text(to_json(stage.spec))
+
+
+def load_spec(folder: Path) -> StageSpec:
+    """The spec of a saved stage. Raises ValueError where there is none."""
+    path = folder / SPEC
+    if not path.is_file():
+        raise ValueError(f"no {SPEC} in {folder}: give a folder that save_stage wrote")
+    return from_json(StageSpec, path.read_text())
+
+
+def load_stage(
+    folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> Stage:
+    """A saved stage on a device, in its saved dtype unless another is asked for."""
+    spec = load_spec(folder)
+    if not (folder / MODEL).is_file():
+        raise ValueError(f"no {MODEL} in {folder}: the stage was described but never trained")
+    try:
+        state = load_file(folder / MODEL)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / MODEL} is damaged: {error}") from None
+    unet = build_unet(spec, device="meta")
+    expected = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != found:
+        wrong = sorted(k for k in expected | found if expected.get(k) != found.get(k))
+        raise ValueError(f"{folder / MODEL} does not fit {SPEC}: {', '.join(wrong[:3])} differ")
+    unet.load_state_dict(state, assign=True)
+    unet = unet.to(device, dtype, memory_format=torch.channels_last)
+    return Stage(spec, unet.eval().requires_grad_(False))

@@ -1,0 +1,173 @@
+"""The U-Net's promises: images never meet, frames and sizes are free, what is off is off."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imagen_video import presets
+from imagen_video.spec import StageSpec
+from imagen_video.stage import build_unet
+from imagen_video.unet.inputs import Conditioning
+
+TINY = presets.tiny().stages
+# The networks of mini at the smallest legal size and a few frames: every layer of the preset runs.
+MINI = presets.mini().stages
+EVERY = [pytest.param(stage, id=f"tiny-{stage.name}") for stage in TINY] + [
+    pytest.param(stage, id=f"mini-{stage.name}") for stage in MINI
+]
+
+
+def random_unet(spec: StageSpec) -> torch.nn.Module:
+    """A network in which nothing is zero any more, so that leaks show."""
+    torch.manual_seed(0)
+    unet = build_unet(spec)
+    for parameter in unet.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return unet
+
+
+def inputs(spec: StageSpec, *, clips=1, frames=3, is_video=True, captions=1, scale=1):
+    """A random noisy video and conditioning of the smallest legal size (times `scale`)."""
+    torch.manual_seed(1)
+    side = spec.unet.multiple * scale
+    z = torch.randn(clips, frames, 3, side, side)
+    text = torch.randn(clips, captions, 5, spec.unet.text_dim)
+    mask = torch.arange(5).expand(clips, captions, 5) < 4
+    low = level = None
+    if spec.low_channels:
+        small = side // spec.space_factor
+        low = torch.randn(clips, frames, spec.low_channels, small, small)
+        level = torch.full((clips,), 4.0)
+    cond = Conditioning(text, mask, torch.full((clips,), is_video), low, level)
+    return z, torch.full((clips,), -1.0), cond
+
+
+def frame(cond: Conditioning, i: int) -> Conditioning:
+    return replace(cond.window(i, i + 1))
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_packed_images_equal_each_image_alone(spec):
+    unet = random_unet(spec)
+    z, logsnr, cond = inputs(spec, is_video=False, captions=3)
+    packed = unet(z, logsnr, cond)
+    for i in range(3):
+        alone = unet(z[:, i : i + 1], logsnr, frame(cond, i))
+        assert torch.allclose(packed[:, i : i + 1], alone, atol=2e-5)
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_gradient_between_packed_images_is_exactly_zero(spec):
+    unet = random_unet(spec)
+    z, logsnr, cond = inputs(spec, is_video=False, captions=3)
+    z.requires_grad_()
+    sources = [z] + ([cond.lowres.requires_grad_()] if cond.lowres is not None else [])
+    gradients = torch.autograd.grad(unet(z, logsnr, cond)[:, 1].square().sum(), sources)
+    for gradient in gradients:
+        assert gradient[:, 1].abs().max() > 0
+        assert gradient[:, 0].abs().max() == 0
+        assert gradient[:, 2].abs().max() == 0
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_frames_of_a_video_do_meet(spec):
+    unet = random_unet(spec)
+    z, logsnr, cond = inputs(spec)
+    z.requires_grad_()
+    gradient = torch.autograd.grad(unet(z, logsnr, cond)[:, 0].square().sum(), z)[0]
+    assert gradient[:, 1].abs().max() > 0  # and back in time: nothing is causal
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_mixed_batch_equals_its_halves(spec):
+    unet = random_unet(spec)
+    z, logsnr, video = inputs(spec, captions=3)
+    images = replace(video, is_video=torch.tensor([False]))
+    both = unet(torch.cat([z, z]), torch.cat([logsnr, logsnr]), video.cat(images))
+    assert torch.allclose(both[:1], unet(z, logsnr, video), atol=2e-5)
+    assert torch.allclose(both[1:], unet(z, logsnr, images), atol=2e-5)
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_fresh_network_gives_exactly_zero(spec):
+    z, logsnr, cond = inputs(spec)
+    assert build_unet(spec)(z, logsnr, cond).abs().max() == 0
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_one_caption_means_the_same_caption_for_every_frame(spec):
+    unet = random_unet(spec)
+    z, logsnr, cond = inputs(spec)
+    repeated = replace(
+        cond, text=cond.text.expand(-1, 3, -1, -1), text_mask=cond.text_mask.expand(-1, 3, -1)
+    )
+    assert torch.allclose(unet(z, logsnr, cond), unet(z, logsnr, repeated), atol=2e-5)
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_text_matters_and_dropping_it_leaves_nothing_of_it(spec):
+    unet = random_unet(spec)
+    z, logsnr, cond = inputs(spec)
+    other = replace(cond, text=cond.text + 1)
+    assert not torch.allclose(unet(z, logsnr, cond), unet(z, logsnr, other))
+    assert torch.equal(
+        unet(z, logsnr, cond.without_text()), unet(z, logsnr, other.without_text())
+    )
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("spec", EVERY)
+def test_any_frame_count_and_larger_sizes(spec, frames):
+    unet = random_unet(spec)
+    z, logsnr, cond = inputs(spec, frames=frames, scale=2, is_video=frames > 1)
+    assert unet(z, logsnr, cond).shape == z.shape
+
+
+def test_illegal_size_names_the_nearest_legal_one():
+    spec = TINY[2]
+    z, logsnr, cond = inputs(spec)
+    with pytest.raises(ValueError, match="multiples of 4, such as 16x8"):
+        build_unet(spec)(torch.randn(1, 3, 3, 17, 9), logsnr, cond)
+
+
+def test_wrong_conditioning_is_refused():
+    z, logsnr, cond = inputs(TINY[2])
+    with pytest.raises(ValueError, match="needs a low-resolution video"):
+        build_unet(TINY[2])(z, logsnr, replace(cond, lowres=None))
+    with pytest.raises(ValueError, match="got 2 captions for 3 frames"):
+        text, mask = cond.text.expand(-1, 2, -1, -1), cond.text_mask.expand(-1, 2, -1)
+        build_unet(TINY[2])(z, logsnr, replace(cond, text=text, text_mask=mask))
+
+
+def test_attention_is_where_the_paper_has_it():
+    """Temporal attention in the base alone, none at all in the last stage (defect D16)."""
+    for cascade in (presets.mini(), presets.paper(), presets.tiny()):
+        for spec in cascade.stages:
+            modules = [type(m).__name__ for m in build_unet(spec, device="meta").modules()]
+            assert ("TemporalAttention" in modules) == (spec.kind == "base")
+            assert ("TemporalConv" in modules) == (spec.kind != "base")
+            if spec.name in ("tsr2", "tsr3", "ssr3"):
+                assert spec.unet.attention_levels == ()
+        assert "TextAttention" not in modules
+
+
+@pytest.mark.parametrize("spec", [TINY[4], TINY[6], MINI[6]])
+def test_layer_norm_stages_see_a_crop_as_the_whole(spec):
+    """Inside, away from borders, a crop gives what the whole frame gives."""
+    unet = random_unet(spec)
+    step, scale = spec.unet.multiple, 21
+    z, logsnr, cond = inputs(spec, frames=1, scale=scale)
+    whole = unet(z, logsnr, cond)
+    first, last = step, step * (scale - 1)
+    low = slice(first // spec.space_factor, last // spec.space_factor)
+    crop = unet(
+        z[..., first:last, first:last],
+        logsnr,
+        replace(cond, lowres=cond.lowres[..., low, low]),
+    )
+    inner = slice(step * 9, step * 10)
+    middle = slice(inner.start + first, inner.stop + first)
+    assert torch.allclose(
+        crop[..., inner, inner], whole[..., middle, middle], atol=2e-5
+    )
