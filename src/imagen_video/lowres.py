@@ -26,7 +26,12 @@ def random_levels(clips: int, spec: StageSpec, generator: torch.Generator) -> Pe
 
 
 def prepare(
-    low: Video, noise: Video, logsnr: PerClip, *, spec: StageSpec, is_video: Bool[torch.Tensor, " b"]
+    low: Video,
+    noise: Video,
+    logsnr: PerClip,
+    *,
+    spec: StageSpec,
+    is_video: Bool[torch.Tensor, " b"],
 ) -> Video:
     """Noise the previous stage's video, so that this one forgives its artefacts, and put it on
     the frames of this one.

@@ -4,8 +4,10 @@
 product in miniature for tests and documentation.
 """
 
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from imagen_video.spec import (
     CascadeSpec,
@@ -15,6 +17,7 @@ from imagen_video.spec import (
     TextSpec,
     TrainSpec,
     UNetSpec,
+    from_json,
 )
 from imagen_video.video import VideoFormat
 
@@ -126,7 +129,12 @@ def mini() -> CascadeSpec:
         base_unet,
         SamplerSpec(num_steps=32, guidance=GuidanceSpec(weight=3.0)),
         TrainSpec(
-            steps=40_000, clips=4, image_packs=1, learning_rate=4e-4, warmup=200, cooldown=4000,
+            steps=40_000,
+            clips=4,
+            image_packs=1,
+            learning_rate=4e-4,
+            warmup=200,
+            cooldown=4000,
             ema=0.999,
         ),
         logsnr_shift=-5.0,
@@ -148,31 +156,83 @@ def mini() -> CascadeSpec:
             aug_logsnr=4.0,
             window=window,
         )
-        return _row(
-            network, sampler, train, logsnr_shift=shift, max_weight=8.0, aug_max=0.4
-        )
+        return _row(network, sampler, train, logsnr_shift=shift, max_weight=8.0, aug_max=0.4)
 
     def crops(clips, frames=None, crop=None, packs=0) -> TrainSpec:
         return TrainSpec(
-            steps=8_000, clips=clips, image_packs=packs, frames=frames, crop=crop,
-            learning_rate=4e-4, warmup=200, cooldown=2000, ema=0.999,
+            steps=8_000,
+            clips=clips,
+            image_packs=packs,
+            frames=frames,
+            crop=crop,
+            learning_rate=4e-4,
+            warmup=200,
+            cooldown=2000,
+            ema=0.999,
         )
 
     rows = [
         base,
-        sr((96, 128), (2, 2), steps=16, shift=-3.0, guidance=1.0, train=crops(2, packs=1),
-           patch=2, attention_levels=(1,)),
-        sr((64, 96, 96), (1, 2, 2), steps=16, shift=-2.0, guidance=1.0,
-           train=crops(2, frames=16, packs=1), patch=2, attention_levels=(2,), head_dim=32),
-        sr((64, 96, 96), (1, 1, 2), steps=8, shift=-3.0, train=crops(2, frames=6, packs=1),
-           patch=4, attention_levels=(2,), head_dim=32),
-        sr((64, 96, 96), (1, 1, 2), steps=8, shift=-3.0,
-           train=crops(4, frames=8, crop=(96, 160), packs=1), patch=4, norm="layer"),
-        sr((64, 96, 96), (1, 1, 2), steps=8, shift=-3.0,
-           train=crops(4, frames=8, crop=(96, 160), packs=1), patch=4, norm="layer"),
-        sr((64, 96, 128), (1, 1, 2), steps=8, shift=-4.0, window=16,
-           train=crops(3, frames=4, crop=(256, 256), packs=1), patch=8, norm="layer",
-           temporal_levels=(2,)),
+        sr(
+            (96, 128),
+            (2, 2),
+            steps=16,
+            shift=-3.0,
+            guidance=1.0,
+            train=crops(2, packs=1),
+            patch=2,
+            attention_levels=(1,),
+        ),
+        sr(
+            (64, 96, 96),
+            (1, 2, 2),
+            steps=16,
+            shift=-2.0,
+            guidance=1.0,
+            train=crops(2, frames=16, packs=1),
+            patch=2,
+            attention_levels=(2,),
+            head_dim=32,
+        ),
+        sr(
+            (64, 96, 96),
+            (1, 1, 2),
+            steps=8,
+            shift=-3.0,
+            train=crops(2, frames=6, packs=1),
+            patch=4,
+            attention_levels=(2,),
+            head_dim=32,
+        ),
+        sr(
+            (64, 96, 96),
+            (1, 1, 2),
+            steps=8,
+            shift=-3.0,
+            train=crops(4, frames=8, crop=(96, 160), packs=1),
+            patch=4,
+            norm="layer",
+        ),
+        sr(
+            (64, 96, 96),
+            (1, 1, 2),
+            steps=8,
+            shift=-3.0,
+            train=crops(4, frames=8, crop=(96, 160), packs=1),
+            patch=4,
+            norm="layer",
+        ),
+        sr(
+            (64, 96, 128),
+            (1, 1, 2),
+            steps=8,
+            shift=-4.0,
+            window=16,
+            train=crops(3, frames=4, crop=(256, 256), packs=1),
+            patch=8,
+            norm="layer",
+            temporal_levels=(2,),
+        ),
     ]
     return _cascade("mini", TextSpec(), FORMATS, rows)
 
@@ -222,3 +282,27 @@ def tiny(text: TextSpec | None = None) -> CascadeSpec:
 
 
 PRESETS: dict[str, Callable[[], CascadeSpec]] = {"paper": paper, "mini": mini, "tiny": tiny}
+
+
+def find(name: str) -> CascadeSpec:
+    """A preset by name, a function of a Python file as `file.py:function`, or a saved folder."""
+    if name in PRESETS:
+        return PRESETS[name]()
+    path, _, function = name.partition(":")
+    if path.endswith(".py") and function:
+        return _from_file(Path(path), function)
+    if (Path(name) / "cascade.json").is_file():
+        return from_json(CascadeSpec, (Path(name) / "cascade.json").read_text())
+    raise ValueError(
+        f"no preset {name!r}: give {', '.join(PRESETS)}, file.py:function, or a cascade's folder"
+    )
+
+
+def _from_file(path: Path, function: str) -> CascadeSpec:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}")
+    found = runpy.run_path(str(path)).get(function)
+    spec = found() if callable(found) else None
+    if not isinstance(spec, CascadeSpec):
+        raise ValueError(f"{path}:{function} must be a function that returns a CascadeSpec")
+    return spec

@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.guidance import (
@@ -29,8 +28,8 @@ from imagen_video.diffusion.sampler import (
 )
 from imagen_video.diffusion.schedule import CosineSchedule
 from imagen_video.lowres import low_from_truth, prepare, random_levels
-from imagen_video.shapes import Bool, Float
 from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
+from imagen_video.text.encoder import TextEmbedding
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.video import PerClip, Video
@@ -108,26 +107,27 @@ class Stage:
 
     def conditioning(
         self,
-        text: Float[Tensor, "b n d"],
-        mask: Bool[Tensor, "b n"],
+        text: TextEmbedding,
         *,
+        frames: int,
         low: Video | None,
         noise: Noise,
         sample: int = 0,
     ) -> Conditioning:
         """Conditioning of a sampling run: the captions, and `low` noised once at `aug_logsnr`."""
         # One frame is an image: it has no order and passes temporal layers as packed images do.
-        frames = self.spec.output.frames if low is None else low.shape[1]
-        is_video = torch.full((len(text),), frames > 1, device=self.device)
-        cond = Conditioning(text[:, None].to(self.device), mask[:, None].to(self.device), is_video)
+        is_video = torch.full((len(text.tokens),), frames > 1, device=self.device)
+        tokens, mask = text.tokens[:, None].to(self.device), text.mask[:, None].to(self.device)
+        cond = Conditioning(tokens, mask, is_video)
         if low is None:
             return cond
-        level = torch.full((len(low),), self.spec.sampler.aug_logsnr or 0.0, device=self.device)
-        shape = (low.shape[0], low.shape[1], low.shape[2], low.shape[3], low.shape[4])
-        drawn = noise(shape, stage=f"{self.spec.name}/low", step=0, sample=sample)
+        assert self.spec.sampler.aug_logsnr is not None, "StageSpec checks it"
+        level = torch.full((len(low),), self.spec.sampler.aug_logsnr, device=self.device)
+        b, f, c, h, w = low.shape
+        drawn = noise((b, f, c, h, w), stage=f"{self.spec.name}/low", step=0, sample=sample)
         low, drawn = low.to(self.device), drawn.to(self.device)
         low = prepare(low, drawn, level, spec=self.spec, is_video=is_video)
-        return replace(cond, lowres=low, lowres_logsnr=level)
+        return replace(cond, lowres=low[:, :frames], lowres_logsnr=level)
 
     def sample_steps(
         self,
@@ -179,6 +179,4 @@ def make_guidance(spec: GuidanceSpec) -> Constant | Oscillating | Interval:
 def build_unet(spec: StageSpec, *, device: str | torch.device = "cpu") -> VideoUNet:
     """The stage's network, freshly initialised (on "meta": shapes alone)."""
     with torch.device(device):
-        return VideoUNet(
-            spec.unet, low_channels=spec.low_channels, space_factor=spec.space_factor
-        )
+        return VideoUNet(spec.unet, low_channels=spec.low_channels, space_factor=spec.space_factor)

@@ -283,7 +283,11 @@ def write_png(path: str | Path, image: UInt8[Tensor, "3 h w"]) -> None:
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
-        for tag, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
+        for tag, data in (
+            (b"IHDR", header),
+            (b"IDAT", zlib.compress(lines.tobytes())),
+            (b"IEND", b""),
+        ):
             checksum = zlib.crc32(tag + data)
             file.write(struct.pack(">I", len(data)) + tag + data + struct.pack(">I", checksum))
 

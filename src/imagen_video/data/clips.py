@@ -3,19 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from imagen_video.data.stickers.window import Crop
 from imagen_video.video import Frames, VideoFormat
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A box in frames and pixels of a format: where it starts and how large it is."""
-
-    frame: int
-    top: int
-    left: int
-    frames: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def load_checkpoint(
                 if moments:
                     optimizer.state[parameter] = {
                         # AdamW keeps its step count in float32 beside the weights.
-                        m: file.get_tensor(key).to(parameter.device) for m, key in moments.items()
+                        m: file.get_tensor(key).to(parameter.device)
+                        for m, key in moments.items()
                     }
         return json.loads(file.metadata()["facts"])
 

@@ -106,9 +106,7 @@ class Trainer:
             loss = self.stage.loss(video, cond, generator).value
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.stage.unet.parameters(), self.train.grad_clip
-        )
+        norm = torch.nn.utils.clip_grad_norm_(self.stage.unet.parameters(), self.train.grad_clip)
         # A step whose gradient is not finite is skipped: it would end the run.
         if torch.isfinite(norm):
             self.optimizer.step()

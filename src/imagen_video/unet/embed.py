@@ -55,9 +55,7 @@ class TextPool(nn.Module):
         self, text: Float[Tensor, "t n c"], mask: Bool[Tensor, "t n"]
     ) -> Float[Tensor, "t dim"]:
         captions = text.shape[0]
-        both = torch.cat(
-            [self.null.expand(captions, 1, -1), self.keys(self.norm(text))], dim=1
-        )
+        both = torch.cat([self.null.expand(captions, 1, -1), self.keys(self.norm(text))], dim=1)
         k, v = rearrange(both, "t n (two k d) -> two t k n d", two=2, k=self.heads)
         q = rearrange(self.query, "(k d) -> k 1 d", k=self.heads).expand(captions, -1, -1, -1)
         seen = F.pad(mask, (1, 0), value=True)[:, None, None]

@@ -77,7 +77,9 @@ class TextAttention(nn.Module):
         images, _, height, width = x.shape
         share = images // text.shape[0]
         tokens = self.qkv(rearrange(self.norm(x), "b c h w -> b (h w) c"))
-        parts = rearrange(tokens, "b n (p k d) -> p b k n d", k=self.heads, d=x.shape[1] // self.heads)
+        parts = rearrange(
+            tokens, "b n (p k d) -> p b k n d", k=self.heads, d=x.shape[1] // self.heads
+        )
         k, v = self._text_keys(text, share)
         seen = F.pad(mask, (1, 0), value=True).repeat_interleave(share, 0)
         if self.to_pixels:

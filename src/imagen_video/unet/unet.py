@@ -191,6 +191,4 @@ def fold(x: Float[Tensor, "b f c H W"], patch: int) -> Float[Tensor, "bf cpp h w
 
 def unfold(x: Float[Tensor, "bf cpp h w"], patch: int, clips: int) -> Float[Tensor, "b f c H W"]:
     """The inverse of `fold`."""
-    return rearrange(
-        x, "(b f) (c p q) h w -> b f c (h p) (w q)", b=clips, p=patch, q=patch
-    )
+    return rearrange(x, "(b f) (c p q) h w -> b f c (h p) (w q)", b=clips, p=patch, q=patch)

@@ -1,0 +1,277 @@
+"""The command line: one dataclass of options and one function a command."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:  # torch takes a second to import: only commands that need it pay
+    from imagen_video.cascade import Cascade, Progress, SampleSpec
+    from imagen_video.spec import CascadeSpec
+    from imagen_video.video import Frames
+
+
+@dataclass
+class Generate:
+    """Make a video from every prompt."""
+
+    prompts: Positional[tuple[str, ...]] = ()
+    """What the video shows; several prompts make several videos."""
+    prompts_file: Path | None = None
+    """More prompts, one a line."""
+    output: Annotated[Path, arg(aliases=["-o"])] = Path("video.mp4")
+    """An mp4; of several prompts, number i is added to its name."""
+    model: str = "mini"
+    """The cascade: mini, or a folder of save_pretrained."""
+    seed: int = 0
+    """The same seed and prompt give the same video."""
+    negative_prompt: str = ""
+    """What guidance moves away from."""
+    steps: int | None = None
+    """Steps of every stage (default: each stage's own)."""
+    guidance: float | None = None
+    """Guidance weight of the guided stages; 0 is off."""
+    num_frames: int | None = None
+    """Frames of the result; 1 is an image."""
+    until: str | None = None
+    """The last stage to run."""
+    start: Annotated[str | None, arg(name="from")] = None
+    """The first stage to run, on --input."""
+    input: Path | None = None
+    """The video that --from begins with."""
+    save_stages: bool = False
+    """Save every stage's video as it ends."""
+
+
+@dataclass
+class Upscale:
+    """Super-resolve a video: every frame is kept, nothing is rescaled."""
+
+    video: Positional[Path]
+    prompt: str = ""
+    """What the video shows."""
+    output: Annotated[Path, arg(aliases=["-o"])] = Path("upscaled.mp4")
+    model: str = "mini"
+    stages: tuple[str, ...] = ("ssr3",)
+    """The upsampling stages to run, in order."""
+    seed: int = 0
+    steps: int | None = None
+    max_frames: int | None = None
+    """Only the first frames."""
+
+
+@dataclass
+class Train:
+    """Train one stage; the same command on the same folder resumes exactly."""
+
+    out: Path
+    """Folder of checkpoint, weights, log and sample sheets."""
+    stage: str
+    preset: str = "mini"
+    """mini, tiny, paper, or file.py:function."""
+    data: Literal["stickers"] = "stickers"
+    steps: int | None = None
+    """Length of the schedule (default: the preset's)."""
+    minutes: float | None = None
+    """Stop early after so long; the schedule counts steps."""
+    init_from: Path | None = None
+    """A stage folder whose matching weights a fresh run starts from."""
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+    """CPU threads (default: PyTorch's)."""
+    save_minutes: float = 5.0
+    sheet_minutes: float = 15.0
+
+
+@dataclass
+class Info:
+    """Print a cascade as a table."""
+
+    model: Positional[str] = "mini"
+    """A preset, file.py:function, or a folder."""
+    json: bool = False
+
+
+@dataclass
+class Data:
+    """Look at training data."""
+
+    action: Positional[Literal["preview"]]
+    out: Path = Path("stickers")
+    """Folder for preview.png and preview.mp4."""
+
+
+def main() -> None:
+    """Entry point: a bad input is one line on stderr and exit code 2."""
+    commands = {
+        "generate": Generate,
+        "upscale": Upscale,
+        "train": Train,
+        "info": Info,
+        "data": Data,
+    }
+    run = {Generate: generate, Upscale: upscale, Train: train, Info: info, Data: data}
+    options = tyro.extras.subcommand_cli_from_dict(commands, prog="imagen-video")
+    try:
+        run[type(options)](options)
+    except (ValueError, OSError) as error:
+        print(f"imagen-video: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def generate(options: Generate) -> None:
+    from imagen_video.cascade import Cascade, SampleSpec, save_video
+
+    prompts = _prompts(options)
+    outputs = _outputs(options.output, len(prompts))
+    _probe(outputs)
+    low = _read(options.input)
+    wanted = SampleSpec(
+        seed=options.seed,
+        negative_prompt=options.negative_prompt,
+        steps=options.steps,
+        guidance=options.guidance,
+        num_frames=options.num_frames,
+        until=options.until,
+        start=options.start,
+    )
+    cascade = Cascade.from_pretrained(options.model)
+    last = cascade.plan(wanted)[-1].spec.name
+    for progress in _with_bars(cascade.stream(prompts, wanted, low=low)):
+        if progress.video is None:
+            continue
+        output, facts = outputs[progress.prompt], cascade.metadata(prompts[progress.prompt], wanted)
+        if options.save_stages and progress.stage != last:
+            output = output.with_stem(f"{output.stem}.{progress.stage}")
+        elif progress.stage != last:
+            continue
+        save_video(output, progress.video, fps=progress.fps, metadata=facts)
+        print(f"{output}: {_describe(progress)}")
+
+
+def upscale(options: Upscale) -> None:
+    from imagen_video.cascade import Cascade, save_video
+    from imagen_video.video import read_video
+
+    _probe([options.output])
+    clip = read_video(options.video, max_frames=options.max_frames)
+    cascade = Cascade.from_pretrained(options.model)
+    fps = clip.fps
+    steps = cascade.upscale(
+        clip.frames,
+        options.prompt,
+        stages=options.stages,
+        seed=options.seed,
+        steps=options.steps,
+    )
+    video: Frames | None = None
+    for progress in _with_bars(steps):
+        if progress.video is not None:
+            fps *= cascade.spec.stage(progress.stage).time_factor
+            video = progress.video
+    assert video is not None
+    facts = {"source": str(options.video), "prompt": options.prompt, "stages": options.stages}
+    save_video(options.output, video, fps=fps, metadata=facts | {"model": cascade.spec.name})
+    print(f"{options.output}: {len(video)} frames of {video.shape[-1]}x{video.shape[-2]}")
+
+
+def train(options: Train) -> None:
+    import torch
+
+    from imagen_video.training.job import train_on_stickers
+    from imagen_video.training.trainer import RunSpec
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    spec = _preset(options.preset)
+    run = RunSpec(
+        seed=options.seed,
+        minutes=options.minutes,
+        save_minutes=options.save_minutes,
+        sheet_minutes=options.sheet_minutes,
+        device=options.device,
+    )
+    train_on_stickers(
+        spec, options.stage, options.out, run, steps=options.steps, init_from=options.init_from
+    )
+
+
+def info(options: Info) -> None:
+    from imagen_video.info import as_json, as_table, describe
+
+    rows = describe(_preset(options.model))
+    print(as_json(rows) if options.json else as_table(rows))
+
+
+def data(options: Data) -> None:
+    from imagen_video.data.stickers.preview import preview
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    preview(options.out / "preview.png", options.out / "preview.mp4")
+    print(f"{options.out}/preview.png and preview.mp4")
+
+
+def _preset(name: str) -> "CascadeSpec":
+    from imagen_video.presets import find
+
+    return find(name)
+
+
+def _prompts(options: Generate) -> list[str]:
+    prompts = list(options.prompts)
+    if options.prompts_file:
+        lines = options.prompts_file.read_text().splitlines()
+        prompts += [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError('give a prompt, such as "a red balloon rising", or --prompts-file')
+    return prompts
+
+
+def _outputs(output: Path, count: int) -> list[Path]:
+    if output.suffix != ".mp4":
+        raise ValueError(f"the output must end in .mp4, got {str(output)!r}")
+    if count == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
+
+
+def _probe(outputs: list[Path]) -> None:
+    from imagen_video.video import probe_output
+
+    for output in outputs:
+        probe_output(output)
+
+
+def _read(path: Path | None) -> "Frames | None":
+    from imagen_video.video import read_video
+
+    return None if path is None else read_video(path).frames
+
+
+def _with_bars(steps: "Iterator[Progress]") -> "Iterator[Progress]":
+    """The same progress, shown as one bar a stage."""
+    from tqdm import tqdm
+
+    bar = None
+    for progress in steps:
+        if progress.step == 0:
+            bar = tqdm(total=progress.num_steps, desc=f"{progress.stage:>5}", unit="step")
+        assert bar is not None
+        bar.update()
+        if progress.video is not None:
+            bar.close()
+        yield progress
+
+
+def _describe(progress: "Progress") -> str:
+    assert progress.video is not None
+    frames, _, height, width = progress.video.shape
+    return f"{frames} frames of {width}x{height} at {progress.fps:g} fps"

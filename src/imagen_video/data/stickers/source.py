@@ -1,0 +1,21 @@
+"""The sticker world as a source of training examples."""
+
+from imagen_video.data.clips import Crop, Example
+from imagen_video.data.stickers import StickerWorld, render
+from imagen_video.video import VideoFormat
+
+
+class StickerSource:
+    """Endless clips and stills; see `imagen_video.data.clips.Source`."""
+
+    def __init__(self, seed: int):
+        self.world = StickerWorld(seed)
+
+    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        scene = self.world.clip(index)
+        return Example(render(scene, format, crop=crop), scene.caption)
+
+    def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        scene = self.world.image(index)
+        still = Crop(0, crop.top, crop.left, 1, crop.height, crop.width)
+        return Example(render(scene, format, crop=still), scene.caption)

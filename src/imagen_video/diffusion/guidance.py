@@ -1,0 +1,135 @@
+"""Classifier-free guidance, its weight over the steps, and thresholding (paper sections 5.2, 5.3).
+
+Convention of the paper and of this code: x = (1 + w) x_cond - w x_uncond, so **weight 0 means
+off**. Half the field writes w x_cond + (1 - w) x_uncond, where 1 means off: its weight is ours plus
+one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from imagen_video.diffusion.denoised import Denoised, Denoiser
+from imagen_video.diffusion.schedule import CosineSchedule, expand, step_times
+from imagen_video.shapes import Float
+from imagen_video.video import PerClip, Video
+
+Rule = Callable[[Video], Video]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same weight at every step; 0 is off."""
+
+    weight: float
+
+    def weights(self, num_steps: int, schedule: CosineSchedule) -> list[float]:
+        return [self.weight] * num_steps
+
+
+@dataclass(frozen=True)
+class Oscillating:
+    """`high` for the first `constant_steps`, then low, high, low, ...: 15 and 1 in the paper."""
+
+    high: float
+    low: float
+    constant_steps: int
+
+    def weights(self, num_steps: int, schedule: CosineSchedule) -> list[float]:
+        since = range(-self.constant_steps, num_steps - self.constant_steps)
+        return [self.low if i >= 0 and i % 2 == 0 else self.high for i in since]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """`weight` where the log-SNR lies within [logsnr_low, logsnr_high], off elsewhere.
+
+    In log-SNR and not in steps, so that the interval means the same for any number of steps.
+    """
+
+    weight: float
+    logsnr_low: float
+    logsnr_high: float
+
+    def weights(self, num_steps: int, schedule: CosineSchedule) -> list[float]:
+        levels = schedule(step_times(num_steps))[:-1].tolist()
+        inside = (self.logsnr_low <= logsnr <= self.logsnr_high for logsnr in levels)
+        return [self.weight if yes else 0.0 for yes in inside]
+
+
+Guidance = Constant | Oscillating | Interval
+
+
+def guided(doubled: Denoiser, weight: float) -> Denoiser:
+    """Guidance by one call: `doubled` is bound to the conditioning of 2 b clips, cond ++ uncond.
+
+    Weight 0 is off (it would still pay for both halves: `guided_denoisers` leaves them out).
+    """
+
+    def denoise(z: Video, logsnr: PerClip) -> Denoised:
+        both = doubled(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
+        cond, uncond = both.v.chunk(2)
+        return Denoised(z, torch.lerp(uncond, cond, 1 + weight), logsnr)
+
+    return denoise
+
+
+def thresholded(denoise: Denoiser, rule: Rule) -> Denoiser:
+    """The denoiser with its x put through `rule`, eps and v following from it."""
+
+    def clipped(z: Video, logsnr: PerClip) -> Denoised:
+        return Denoised.from_x(z, rule(denoise(z, logsnr).x), logsnr)
+
+    return clipped
+
+
+def guided_denoisers(
+    plain: Denoiser, doubled: Denoiser, weights: Sequence[float], *, rule: Rule | None = None
+) -> list[Denoiser]:
+    """One denoiser a step; steps of equal weight share one, which multistep moves look at.
+
+    Weight 0 is `plain` as it is; guided steps are thresholded by `rule`, as it is guidance that
+    leaves [-1, 1].
+    """
+    by_weight: dict[float, Denoiser] = {0.0: plain}
+    for weight in weights:
+        if weight not in by_weight:
+            denoise = guided(doubled, weight)
+            by_weight[weight] = thresholded(denoise, rule) if rule else denoise
+    return [by_weight[weight] for weight in weights]
+
+
+def static_threshold(x: Video) -> Video:
+    """x clipped to [-1, 1]."""
+    return x.clamp(-1, 1)
+
+
+def dynamic_threshold(percentile: float) -> Rule:
+    """Clip each clip to its own range and scale that to [-1, 1]; 0.995 in Imagen.
+
+    The range is the percentile of |x| over the whole clip, at least 1: per frame the brightness
+    would flicker.
+    """
+    if not 0 < percentile <= 1:
+        raise ValueError(f"percentile is {percentile}; it is a fraction in (0, 1], such as 0.995")
+
+    def rule(x: Video) -> Video:
+        sizes = [quantile(clip.abs().flatten(), percentile) for clip in x]
+        limit = expand(torch.stack(sizes).clamp(min=1), x)
+        return x.clamp(-limit, limit).div_(limit)
+
+    return rule
+
+
+def quantile(values: Float[Tensor, " n"], fraction: float) -> Float[Tensor, ""]:
+    """`torch.quantile` with linear interpolation, without its limit of 16 million elements."""
+    rank = fraction * (len(values) - 1)
+    below = math.floor(rank)
+    lower = values.kthvalue(below + 1).values
+    if rank == below:
+        return lower
+    upper = values.kthvalue(below + 2).values
+    return torch.lerp(lower, upper, rank - below)

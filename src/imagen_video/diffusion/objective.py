@@ -1,0 +1,133 @@
+"""The training loss: noise levels, targets, weights (paper sections 4.3, 8)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from imagen_video.diffusion.denoised import Denoised, Denoiser
+from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
+from imagen_video.shapes import Float
+from imagen_video.video import PerClip, Video
+
+Weighting = Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"]
+Times = Callable[[int, torch.Generator], PerClip]  # (b, generator) -> times in [0, 1]
+Target = Callable[[Denoised], Denoised]  # the truth about z -> what the network is told about z
+
+MIN_SNR_GAMMA = 5.0  # the value of the Min-SNR paper
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The mean over clips, and for the log the weighted error and log-SNR of each."""
+
+    value: Float[Tensor, ""]
+    per_clip: PerClip
+    logsnr: PerClip
+
+
+def uniform_times(b: int, generator: torch.Generator) -> PerClip:
+    """Independent uniform times."""
+    return torch.rand(b, generator=generator, device=generator.device)
+
+
+def low_discrepancy_times(b: int, generator: torch.Generator) -> PerClip:
+    """Uniform times, evenly spread over the batch in random order: less variance."""
+    device = generator.device
+    start = torch.rand(1, generator=generator, device=device)
+    spread = (start + torch.arange(b, device=device) / b) % 1
+    return spread[torch.randperm(b, generator=generator, device=device)]
+
+
+def discrete_times(num_steps: int) -> Times:
+    """The times i / num_steps, i = 1 .. num_steps, at which such a sampler calls its network."""
+
+    def times(b: int, generator: torch.Generator) -> PerClip:
+        size, device = (b,), generator.device
+        return torch.randint(1, num_steps + 1, size, generator=generator, device=device) / num_steps
+
+    return times
+
+
+def truth(true: Denoised) -> Denoised:
+    """The target of training on data."""
+    return true
+
+
+def two_teacher_steps(teacher: Denoiser, schedule: CosineSchedule, num_steps: int) -> Target:
+    """One student step is to land where two teacher steps do: paper section 8.2.
+
+    `num_steps` are the student's; log-SNRs are rounded to the times of `discrete_times(num_steps)`.
+    In the last step both return their x, so its end is the limit of no noise instead of t = 0.
+    """
+
+    @torch.no_grad()
+    def target(true: Denoised) -> Denoised:
+        z, logsnr = true.z, true.logsnr
+        i = (schedule.inverse(logsnr) * num_steps).round().clamp(1, num_steps)
+        middle = schedule((i - 0.5) / num_steps)
+        end = torch.where(i == 1, torch.inf, schedule((i - 1) / num_steps))
+        z_m = teacher(z, logsnr).at(middle)
+        return Denoised.from_move(z, teacher(z_m, middle).at(end), logsnr, end)
+
+    return target
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The weighted error of a denoiser at random noise levels.
+
+    Weightings name the prediction whose mean squared error they are: `v`, `eps`, `x`; `snr_trunc`
+    is the larger of those of x and eps in each clip, `min_snr` that of x times min(SNR, 5), and
+    `sigmoid` the one of Kingma and Gao, sigmoid(sigmoid_bias - logsnr) on the ELBO. `max_weight`
+    bounds the weight of the error of x: `v` is 1 + SNR times that, which a network that predicts x
+    can only follow where there is noise (8 is a good bound there).
+    """
+
+    weighting: Weighting = "v"
+    max_weight: float = math.inf
+    times: Times = low_discrepancy_times
+    target: Target = truth
+    sigmoid_bias: float = 2.0
+
+    def __call__(
+        self, denoise: Denoiser, x: Video, schedule: CosineSchedule, generator: torch.Generator
+    ) -> Loss:
+        """The loss on clean videos x; times and noise are drawn on the generator's device."""
+        t = self.times(len(x), generator).to(x)
+        eps = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+        logsnr = schedule(t)
+        alpha, sigma = (expand(part, x) for part in alpha_sigma(logsnr))
+        true = Denoised(alpha * x + sigma * eps, alpha * eps - sigma * x, logsnr)
+
+        error = denoise(true.z, logsnr).v - self.target(true).v
+        weight = self.v_weight(logsnr, schedule.slope(t))
+        per_clip = weight * error.square().mean(dim=(1, 2, 3, 4))
+        return Loss(per_clip.mean(), per_clip, logsnr)
+
+    def v_weight(self, logsnr: PerClip, slope: PerClip) -> PerClip:
+        """The weight of the mean squared error of v: sigma^2 times that of x.
+
+        In terms of v nothing is divided by a tiny sigma or alpha, and every weighting stays finite
+        at both ends. `slope` is d logsnr / dt.
+        """
+        alpha, sigma = alpha_sigma(logsnr)
+        match self.weighting:
+            case "v":
+                weight = torch.ones_like(logsnr)
+            case "eps":
+                weight = alpha**2
+            case "x":
+                weight = sigma**2
+            case "snr_trunc":
+                weight = torch.maximum(alpha, sigma) ** 2
+            case "min_snr":
+                weight = torch.minimum(alpha**2, MIN_SNR_GAMMA * sigma**2)
+            case "sigmoid":
+                weight = -slope / 2 * alpha**2 * torch.sigmoid(self.sigmoid_bias - logsnr)
+            case other:
+                raise ValueError(f"weighting {other!r} is none of {Weighting.__args__}")
+        return weight.clamp(max=self.max_weight * sigma**2)

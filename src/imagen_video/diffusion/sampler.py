@@ -1,0 +1,185 @@
+"""From noise to video: the loop over denoisers and its moves (paper sections 5.1, 8.3)."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from imagen_video.diffusion.denoised import Denoised, Denoiser
+from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand, step_times
+from imagen_video.video import PerClip, Video
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Normal noise, the only randomness of sampling, keyed by (seed, sample, stage, step).
+
+    Clip i of a batch is sample + i, so a seed means the same noise on any device and in any batch.
+    """
+
+    seed: int
+
+    def __call__(
+        self, shape: tuple[int, int, int, int, int], *, stage: str, step: int, sample: int = 0
+    ) -> Video:
+        """Noise of this (b, f, c, h, w), float32 on the CPU."""
+        noise = torch.empty(shape)
+        for i, clip in enumerate(noise, start=sample):
+            key = repr((self.seed, i, stage, step)).encode()
+            digest = hashlib.blake2b(
+                key, digest_size=4
+            ).digest()  # the CPU's generator takes 32 bits
+            clip.normal_(generator=torch.Generator().manual_seed(int.from_bytes(digest, "little")))
+        return noise
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The log-SNRs around one step from t to s: k is one step beyond s, so k < s < t as times.
+
+    `same_denoiser` is whether the step before used the same denoiser, so that the two predictions
+    may be compared: under another guidance weight they are answers to two questions.
+    """
+
+    logsnr_t: PerClip
+    logsnr_s: PerClip
+    logsnr_k: PerClip
+    same_denoiser: bool
+
+
+Move = Callable[[Denoised, Denoised | None, Levels, Callable[[], Video]], Video]
+"""(now, before, levels, draw) -> z_s: before is the step before, draw() this step's noise."""
+
+
+def ddim(
+    now: Denoised, before: Denoised | None, levels: Levels, draw: Callable[[], Video]
+) -> Video:
+    """The deterministic first-order move: alpha_s x + sigma_s eps."""
+    return now.at(levels.logsnr_s)
+
+
+def ancestral(gamma: float) -> Move:
+    """The posterior's mean plus noise: gamma 0 its variance, gamma 1 the forward process's."""
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma is {gamma}; it blends two log-variances and must lie in [0, 1]")
+
+    def move(
+        now: Denoised, before: Denoised | None, levels: Levels, draw: Callable[[], Video]
+    ) -> Video:
+        alpha_t, sigma_t = alpha_sigma(levels.logsnr_t)
+        alpha_s, sigma_s = alpha_sigma(levels.logsnr_s)
+        difference = levels.logsnr_t - levels.logsnr_s
+        fresh = -torch.expm1(difference)
+        of_z, of_x = difference.exp() * alpha_s / alpha_t, fresh * alpha_s
+        spread = fresh.sqrt() * sigma_s ** (1 - gamma) * sigma_t**gamma
+        z = now.z.mul(expand(of_z + of_x * alpha_t, now.z))
+        z.addcmul_(now.v, expand(-of_x * sigma_t, z))
+        return z.addcmul_(draw(), expand(spread, z))
+
+    return move
+
+
+def stochastic(
+    now: Denoised, before: Denoised | None, levels: Levels, draw: Callable[[], Video]
+) -> Video:
+    """Guided distillation's sampler: a DDIM move of two steps, then fresh noise one step back."""
+    alpha_s, sigma_s = alpha_sigma(levels.logsnr_s)
+    alpha_k, _ = alpha_sigma(levels.logsnr_k)
+    fresh = -torch.expm1(levels.logsnr_s - levels.logsnr_k)
+    z = now.at(levels.logsnr_k).mul_(expand(alpha_s / alpha_k, now.z))
+    return z.addcmul_(draw(), expand(fresh.sqrt() * sigma_s, z))
+
+
+def dpmpp_2m(
+    now: Denoised, before: Denoised | None, levels: Levels, draw: Callable[[], Video]
+) -> Video:
+    """DPM-Solver++(2M), second order: DDIM with x extrapolated from the step before.
+
+    First order on the first step and wherever the denoiser changed: extrapolating guidance weights
+    15 and 1 that alternate would amplify the alternation. The end of the run is first order by
+    construction (`denoise_steps` returns x): the log-SNR jumps to its maximum there, and an
+    extrapolation over that jump would be wild.
+    """
+    z = now.at(levels.logsnr_s)
+    if before is None or not levels.same_denoiser:
+        return z
+    step, last_step = levels.logsnr_s - levels.logsnr_t, levels.logsnr_t - before.logsnr
+    alpha_s, _ = alpha_sigma(levels.logsnr_s)
+    ahead = alpha_s * -torch.expm1(-step / 2) * step / (2 * last_step)
+    for prediction, sign in ((now, 1), (before, -1)):  # z += ahead * (now.x - before.x), in place
+        alpha, sigma = alpha_sigma(prediction.logsnr)
+        z.addcmul_(prediction.z, expand(sign * ahead * alpha, z))
+        z.addcmul_(prediction.v, expand(-sign * ahead * sigma, z))
+    return z
+
+
+MULTISTEP: frozenset[Move] = frozenset({dpmpp_2m})
+"""The moves that read `before`; for the others the loop lets go of it: two videos of memory."""
+
+
+@dataclass
+class SamplerState:
+    """One step of a run: step 0 .. num_steps - 1, the noisy video z and the prediction x from it.
+
+    The last state's x is the result. A state is alive until the next one is asked for, so that a
+    `for` loop's variable does not hold two videos while the network runs: take x, a new video at
+    every access, inside the loop.
+    """
+
+    step: int
+    num_steps: int
+    _now: Denoised | None
+
+    @property
+    def x(self) -> Video:
+        return self._alive.x
+
+    @property
+    def z(self) -> Video:
+        return self._alive.z
+
+    @property
+    def _alive(self) -> Denoised:
+        if self._now is None:
+            raise ValueError(f"step {self.step} is over: take x and z before asking for the next")
+        return self._now
+
+    def _release(self) -> Denoised:
+        now, self._now = self._alive, None
+        return now
+
+
+def denoise_steps(
+    denoisers: Sequence[Denoiser],
+    schedule: CosineSchedule,
+    draw: Callable[[int], Video],
+    *,
+    move: Move = ddim,
+) -> Iterator[SamplerState]:
+    """Walk from pure noise to video, one denoiser a step, at uniform times from 1 to 0.
+
+    `draw(0)` is the start, `draw(i + 1)` the fresh noise between states i and i + 1, asked for by
+    moves that are random; its device and dtype are the run's. The last state's x is the result:
+    there is no move after it.
+    """
+    num_steps = len(denoisers)
+    grid = schedule(step_times(num_steps))
+    z, before = draw(0), None
+    for step, denoise in enumerate(denoisers):
+        around = (_per_clip(grid[i], z) for i in (step, step + 1, min(step + 2, num_steps)))
+        same_denoiser = step > 0 and denoise is denoisers[step - 1]
+        levels = Levels(*around, same_denoiser=same_denoiser)
+        state = SamplerState(step, num_steps, denoise(z, levels.logsnr_t))
+        yield state
+        if step + 1 < num_steps:
+            now = state._release()
+            z = move(now, before, levels, partial(draw, step + 1))
+            before = now if move in MULTISTEP else None
+            del now
+
+
+def _per_clip(logsnr: torch.Tensor, like: Video) -> PerClip:
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return logsnr.to(like.device, dtype).expand(len(like))

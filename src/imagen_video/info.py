@@ -1,0 +1,154 @@
+"""A cascade before it runs: parameters, FLOPs, memory and time of every stage."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from imagen_video.spec import CascadeSpec, StageSpec
+from imagen_video.stage import build_unet
+from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.unet import VideoUNet
+
+# Shares of the measured matrix rate that whole networks reach, as bench/cascade.py measures it.
+EFFICIENCY = 0.3
+FLOAT, HALF = 4, 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage. FLOPs count a multiplication and an addition as two; bytes are at the peak."""
+
+    stage: str
+    kind: str
+    output: str
+    parameters: int
+    flops_per_call: int
+    calls: int
+    flops: int
+    steps: int
+    guided: bool
+    memory_bytes: int
+    seconds: float
+    levels: tuple[str, ...]
+
+
+def describe(spec: CascadeSpec) -> list[Row]:
+    """One row a stage; nothing is allocated but a few matrices that measure this machine."""
+    rate = EFFICIENCY * matrix_rate()
+    return [_row(stage, rate) for stage in spec.stages]
+
+
+def matrix_rate(side: int = 2048, repeats: int = 5) -> float:
+    """FLOPs a second of a bfloat16 matrix product on this machine, the best of a few."""
+    a = torch.randn(side, side, dtype=torch.bfloat16)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def flops_per_call(unet: VideoUNet, spec: StageSpec, frames: int) -> int:
+    """FLOPs of one call on one clip, counted on the meta device."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        high, low = spec.output, None
+        if spec.input is not None:
+            low = torch.zeros(1, frames, spec.low_channels, *spec.input.size)
+        text = torch.zeros(1, 1, 32, spec.unet.text_dim)
+        seen = torch.ones(1, 1, 32, dtype=torch.bool)
+        level = None if low is None else torch.zeros(1)
+        cond = Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
+        unet(torch.zeros(1, frames, 3, *high.size), torch.zeros(1), cond)
+    return counter.get_total_flops()
+
+
+def _row(spec: StageSpec, rate: float) -> Row:
+    unet = build_unet(spec, device="meta")
+    parameters = sum(p.numel() for p in unet.parameters())
+    frames = spec.output.frames
+    # Attention over frames is not linear in them; the large stages, which have none, are.
+    part = frames if spec.unet.temporal == "attention" else min(frames, 8)
+    per_call = flops_per_call(unet, spec, part) * frames // part
+    guided = spec.sampler.guidance.on
+    calls = spec.sampler.num_steps * (2 if guided else 1)
+    return Row(
+        stage=spec.name,
+        kind=spec.kind,
+        output=str(spec.output),
+        parameters=parameters,
+        flops_per_call=per_call,
+        calls=calls,
+        flops=per_call * calls,
+        steps=spec.sampler.num_steps,
+        guided=guided,
+        memory_bytes=HALF * parameters + _activations(spec, guided),
+        seconds=per_call * calls / rate,
+        levels=tuple(_level(spec, i) for i in range(len(spec.unet.widths))),
+    )
+
+
+def _activations(spec: StageSpec, guided: bool) -> int:
+    """z, v and the next z in float32, and about six feature maps of the finest level."""
+    video = 3 * spec.output.frames * spec.output.height * spec.output.width
+    seen = spec.output.frames
+    if spec.sampler.window:
+        seen = min(seen, spec.sampler.window + 2 * spec.unet.temporal_reach)
+    grid = spec.output.height * spec.output.width // spec.unet.patch**2
+    features = 6 * spec.unet.widths[0] * grid * seen * (2 if guided else 1)
+    return 3 * FLOAT * video + HALF * features
+
+
+def _level(spec: StageSpec, level: int) -> str:
+    unet = spec.unet
+    scale = unet.patch * 2**level
+    parts = [f"{spec.output.height // scale}x{spec.output.width // scale}"]
+    parts += [f"{unet.widths[level]} channels x {unet.blocks[level]}"]
+    if level in unet.attention_levels:
+        parts.append("self+text attention")
+    if level in unet.cross_levels:
+        parts.append("text attention")
+    if level in unet.temporal_levels:
+        parts.append(f"temporal {unet.temporal}")
+    return ", ".join(parts)
+
+
+def as_json(rows: list[Row]) -> str:
+    return json.dumps([asdict(row) for row in rows], indent=2)
+
+
+def as_table(rows: list[Row]) -> str:
+    """The rows as text, with totals and the levels of every stage below."""
+    head = ("stage", "kind", "output", "params", "TFLOP/call", "steps", "TFLOP", "memory", "time")
+    body = [_cells(row) for row in rows]
+    total = (
+        "total", "", "", _si(sum(r.parameters for r in rows)),
+        _tera(sum(r.flops_per_call for r in rows)), "", _tera(sum(r.flops for r in rows)),
+        f"{max(r.memory_bytes for r in rows) / 2**30:.2f} GiB",
+        f"{sum(r.seconds for r in rows):.0f} s",
+    )  # fmt: skip
+    table = [head, *body, total]
+    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]
+    lines += ["", "time and memory are estimates for this machine in bfloat16", ""]
+    for row in rows:
+        lines += [f"{row.stage}: " + " | ".join(row.levels)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    steps = f"{row.steps}{' guided' if row.guided else ''}"
+    memory, seconds = f"{row.memory_bytes / 2**30:.2f} GiB", f"{row.seconds:.0f} s"
+    calls = (_tera(row.flops_per_call), steps, _tera(row.flops))
+    return (row.stage, row.kind, row.output, _si(row.parameters), *calls, memory, seconds)
+
+
+def _si(number: int) -> str:
+    return f"{number / 1e9:.2f}B" if number >= 1e9 else f"{number / 1e6:.2f}M"
+
+
+def _tera(flops: int) -> str:
+    return f"{flops / 1e12:.3f}"
