@@ -48,7 +48,7 @@ def write(path, video, fps=6.0, metadata=None):
 
 
 def test_format_reads_what_it_writes():
-    video = VideoFormat(frames=32, height=48, width=80, fps=6)
+    video = VideoFormat(frames=32, height=48, width=80, fps=6.0)
     assert str(video) == "32x48x80@6" and VideoFormat.parse(str(video)) == video
     assert VideoFormat.parse("16x24x40@29.97").fps == 29.97
     assert video.size == (48, 80) and video.seconds == 32 / 6
@@ -130,14 +130,15 @@ def test_metadata_and_content_survive(tmp_path):
     video = moving_square()
     clip = read_video(write(tmp_path / "a.mp4", video, metadata=metadata))
     assert clip.metadata == metadata and clip.fps == 6
-    assert (clip.frames.float() - video.float()).abs().mean() < 4
+    below = (clip.frames.float() - video.float())[:, :, 12:]  # away from the square's edge
+    assert below.abs().mean() < 2
     assert read_video(tmp_path / "a.mp4", max_frames=2).frames.equal(clip.frames[:2])
     assert torch.stack(list(iter_video(tmp_path / "a.mp4"))).equal(clip.frames)
 
 
 def test_writing_in_parts_is_writing_at_once(tmp_path):
     video = moving_square()
-    with VideoWriter(tmp_path / "parts.mp4", height=16, width=26, fps=6) as writer:
+    with VideoWriter(tmp_path / "parts.mp4", height=16, width=26, fps=6.0) as writer:
         for part in video.split(4):
             writer.write(part)
     whole = write(tmp_path / "whole.mp4", video)
@@ -147,11 +148,11 @@ def test_writing_in_parts_is_writing_at_once(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"old")
-    writer = VideoWriter(path, height=16, width=26, fps=6)
+    writer = VideoWriter(path, height=16, width=26, fps=6.0)
     with pytest.raises(KeyboardInterrupt), writer:
         writer.write(moving_square())
         raise KeyboardInterrupt
-    with pytest.raises(ValueError, match="no frame"), VideoWriter(path, height=2, width=2, fps=6):
+    with pytest.raises(ValueError, match="no frame"), VideoWriter(path, height=2, width=2, fps=6.0):
         pass
     with pytest.raises(ValueError, match="3x16x26"), writer:
         writer.write(moving_square(width=28))
@@ -160,7 +161,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_odd_sizes_are_refused_with_the_even_one():
     with pytest.raises(ValueError, match="18x26"):
-        VideoWriter("a.mp4", height=17, width=25, fps=6)
+        VideoWriter("a.mp4", height=17, width=25, fps=6.0)
 
 
 def test_probe_makes_the_folder_and_touches_no_file(tmp_path):
@@ -172,7 +173,7 @@ def test_probe_makes_the_folder_and_touches_no_file(tmp_path):
     assert old.read_bytes() == b"old"
     (tmp_path / "folder.mp4").mkdir()
     for bad in (old / "below.mp4", tmp_path / "folder.mp4", tmp_path / "a.avi", tmp_path):
-        with pytest.raises(ValueError, match="output must end|cannot write"):
+        with pytest.raises(ValueError, match=r"output must end|cannot write"):
             probe_output(bad)
     with pytest.raises(ValueError, match="cannot write"):
         probe_output("/proc/nowhere/a.mp4")
@@ -294,7 +295,7 @@ def test_importing_needs_no_network_and_no_heavy_library():
     code = """
 import socket, sys
 def refuse(*_args, **_keywords): raise OSError("no network in this test")
-socket.socket = socket.create_connection = socket.getaddrinfo = refuse
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import imagen_video, imagen_video.video, imagen_video.text.encoder, imagen_video.text.cache
 print(sorted({"av", "PIL", "transformers", "tokenizers", "huggingface_hub"} & set(sys.modules)))
 """

@@ -16,7 +16,7 @@ from imagen_video.shapes import UInt8
 from imagen_video.spec import CascadeSpec, GuidanceSpec, SamplerSpec, from_json, to_json
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEmbedding, TextEncoder, load_encoder
-from imagen_video.video import Frames, VideoFormat, VideoWriter, to_float, to_uint8
+from imagen_video.video import Frames, VideoWriter, to_float, to_uint8
 from imagen_video.weights import load_stage, save_stage
 
 SPEC = "cascade.json"
@@ -49,7 +49,7 @@ class Sample:
 
     frames: UInt8[torch.Tensor, "b f c h w"]
     fps: float
-    stages: Mapping[str, UInt8[torch.Tensor, "b f c h w"]]
+    stages: Mapping[str, UInt8[torch.Tensor, "b _f _c _h _w"]]
     metadata: tuple[dict[str, Any], ...]
 
     def save(self, path: str | Path, *, index: int = 0) -> None:
@@ -291,21 +291,14 @@ def shipped(name: str) -> Path | None:
 
 def _frames_of(state: SamplerState) -> Frames:
     """The state's clean video in 8 bits, a few frames at a time."""
-    total = state.num_frames
-    parts = [
-        to_uint8(state.x_of(start, min(start + CHUNK, total))[0]).cpu()
-        for start in range(0, total, CHUNK)
-    ]
-    return torch.cat(parts)
+    starts = range(0, state.z.shape[1], CHUNK)
+    return torch.cat([to_uint8(state.x_of(slice(i, i + CHUNK))[0]).cpu() for i in starts])
 
 
 def _frames_out(stages: list[Stage], wanted: int | None, before: int | None) -> int:
     """Frames that the first of `stages` makes, so that the last of them makes `wanted`."""
     spec = stages[0].spec
-    if before is not None:
-        full = before * spec.time_factor
-    else:
-        full = spec.output.frames
+    full = spec.output.frames if before is None else before * spec.time_factor
     if wanted is None:
         return full
     after = 1
@@ -315,7 +308,9 @@ def _frames_out(stages: list[Stage], wanted: int | None, before: int | None) -> 
     return needed if before is None else min(full, needed)
 
 
-def _pad(video: Frames, stage: Stage) -> tuple[Frames, tuple[int, int]]:
+def _pad(
+    video: Frames, stage: Stage
+) -> tuple[UInt8[torch.Tensor, "f c padded_h padded_w"], tuple[int, int]]:
     """Repeat the edges up to the next legal size; the box is what the result is cropped to."""
     spec = stage.spec
     step = max(1, spec.unet.multiple // spec.space_factor)

@@ -1,17 +1,16 @@
 """The command line: one dataclass of options and one function a command."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:  # torch takes a second to import: only commands that need it pay
-    from imagen_video.cascade import Cascade, Progress, SampleSpec
+    from imagen_video.cascade import Progress
     from imagen_video.spec import CascadeSpec
     from imagen_video.video import Frames
 

@@ -3,7 +3,7 @@
 import torch
 
 from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
-from imagen_video.shapes import Bool
+from imagen_video.shapes import Bool, Float
 from imagen_video.spec import StageSpec
 from imagen_video.video import PerClip, Video, resize
 
@@ -11,7 +11,7 @@ from imagen_video.video import PerClip, Video, resize
 AUGMENTATION = CosineSchedule()
 
 
-def low_from_truth(high: Video, spec: StageSpec) -> Video:
+def low_from_truth(high: Video, spec: StageSpec) -> Float[torch.Tensor, "b low_f c low_h low_w"]:
     """What the stage before would have shown of a true video: fewer frames, or smaller ones."""
     if spec.kind == "tsr":
         return high[:, :: spec.time_factor]
@@ -32,7 +32,7 @@ def prepare(
     *,
     spec: StageSpec,
     is_video: Bool[torch.Tensor, " b"],
-) -> Video:
+) -> Float[torch.Tensor, "b high_f low_c h w"]:
     """Noise the previous stage's video, so that this one forgives its artefacts, and put it on
     the frames of this one.
 

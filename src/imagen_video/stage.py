@@ -9,9 +9,7 @@ import torch
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.guidance import (
     dynamic_threshold,
-    Constant,
-    Interval,
-    Oscillating,
+    guidance_weights,
     guided_denoisers,
     static_threshold,
 )
@@ -28,7 +26,7 @@ from imagen_video.diffusion.sampler import (
 )
 from imagen_video.diffusion.schedule import CosineSchedule
 from imagen_video.lowres import low_from_truth, prepare, random_levels
-from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
+from imagen_video.spec import SamplerSpec, StageSpec
 from imagen_video.text.encoder import TextEmbedding
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
@@ -144,7 +142,7 @@ class Stage:
         `negative` replaces the empty caption that guidance moves away from.
         """
         sampler = sampler or self.spec.sampler
-        weights = make_guidance(sampler.guidance).weights(sampler.num_steps, self.schedule)
+        weights = guidance_weights(sampler.guidance, sampler.num_steps, self.schedule)
         plain = self.denoiser(cond, window=sampler.window)
         doubled = plain
         if any(weights):
@@ -166,14 +164,6 @@ def make_move(sampler: SamplerSpec) -> Move:
     """The sampler's move by name."""
     moves = {"ddim": ddim, "stochastic": stochastic, "dpmpp_2m": dpmpp_2m}
     return ancestral(sampler.gamma) if sampler.move == "ancestral" else moves[sampler.move]
-
-
-def make_guidance(spec: GuidanceSpec) -> Constant | Oscillating | Interval:
-    if spec.interval is not None:
-        return Interval(spec.weight, *spec.interval)
-    if spec.low is not None:
-        return Oscillating(spec.weight, spec.low, spec.constant_steps)
-    return Constant(spec.weight)
 
 
 def build_unet(spec: StageSpec, *, device: str | torch.device = "cpu") -> VideoUNet:

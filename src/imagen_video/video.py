@@ -127,7 +127,7 @@ def probe_output(path: str | Path, *, suffix: str = ".mp4") -> None:
 class VideoWriter:
     """Write 8-bit RGB frames to an H.264 mp4, frame by frame, at exact size and frame rate.
 
-    with VideoWriter("out.mp4", height=768, width=1280, fps=24, metadata={...}) as writer:
+    with VideoWriter("out.mp4", height=768, width=1280, fps=24.0, metadata={...}) as writer:
         writer.write(frames)                      # "f c h w", as often as you like
 
     `metadata` goes into the comment tag as JSON. The file appears when the block ends cleanly;
@@ -293,7 +293,7 @@ def write_png(path: str | Path, image: UInt8[Tensor, "3 h w"]) -> None:
 
 
 def contact_sheet(
-    rows: Sequence[Frames], *, columns: int, scale: int = 1
+    rows: Sequence[UInt8[Tensor, "_ 3 _ _"]], *, columns: int, scale: int = 1
 ) -> UInt8[Tensor, "3 sheet_h sheet_w"]:
     """One row a clip, `columns` evenly spaced frames a row, thin gaps, each pixel `scale` wide.
 

@@ -6,10 +6,8 @@ from exact import answering, clips, gaussian, levels
 
 from imagen_video.diffusion.denoised import Denoised
 from imagen_video.diffusion.guidance import (
-    Constant,
-    Interval,
-    Oscillating,
     dynamic_threshold,
+    guidance_weights,
     guided,
     guided_denoisers,
     quantile,
@@ -17,6 +15,7 @@ from imagen_video.diffusion.guidance import (
     thresholded,
 )
 from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand, step_times
+from imagen_video.spec import GuidanceSpec
 from imagen_video.video import PerClip, Video
 
 COND, UNCOND = gaussian(0.4, 0.3), gaussian(-0.2, 0.6)
@@ -72,18 +71,23 @@ def test_steps_of_equal_weight_share_a_denoiser_and_weight_0_is_the_plain_one():
 
 def test_weights_over_the_steps():
     schedule = CosineSchedule()
-    assert Constant(6.0).weights(3, schedule) == [6, 6, 6]
-    assert Oscillating(15.0, 1.0, 2).weights(6, schedule) == [15, 15, 1, 15, 1, 15]
-    assert Oscillating(15.0, 1.0, 0).weights(3, schedule) == [1, 15, 1]
-    assert Oscillating(15.0, 1.0, 9).weights(3, schedule) == [15, 15, 15]
+
+    def weights(num_steps: int, **spec) -> list[float]:
+        return guidance_weights(GuidanceSpec(**spec), num_steps, schedule)
+
+    assert weights(3, weight=6.0) == [6, 6, 6]
+    assert weights(6, weight=15.0, low=1.0, constant_steps=2) == [15, 15, 1, 15, 1, 15]
+    assert weights(3, weight=15.0, low=1.0) == [1, 15, 1]
+    assert weights(3, weight=15.0, low=1.0, constant_steps=9) == [15, 15, 15]
 
 
 def test_interval_is_one_of_log_snr():
     schedule = CosineSchedule(shift=-2.0)
-    weights = Interval(4.0, -5.0, 3.0).weights(64, schedule)
+    weights = guidance_weights(GuidanceSpec(weight=4.0, interval=(-5.0, 3.0)), 64, schedule)
     for weight, logsnr in zip(weights, schedule(step_times(64)), strict=False):
         assert weight == (4 if -5 <= logsnr <= 3 else 0)
-    assert Interval(4.0, -20.0, 20.0).weights(3, CosineSchedule()) == [4, 4, 4]
+    everywhere = GuidanceSpec(weight=4.0, interval=(-20.0, 20.0))
+    assert guidance_weights(everywhere, 3, CosineSchedule()) == [4, 4, 4]
 
 
 def test_thresholded_moves_eps_and_v_with_x():

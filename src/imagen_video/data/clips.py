@@ -1,7 +1,7 @@
 """One captioned clip or image, whatever it comes from."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from imagen_video.data.stickers.window import Crop
 from imagen_video.video import Frames, VideoFormat
@@ -15,6 +15,7 @@ class Example:
     caption: str
 
 
+@runtime_checkable
 class Source(Protocol):
     """Endless examples: the same index is the same clip at every size, so position is state."""
 

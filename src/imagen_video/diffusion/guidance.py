@@ -7,7 +7,6 @@ one.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,52 +14,29 @@ from torch import Tensor
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.schedule import CosineSchedule, expand, step_times
 from imagen_video.shapes import Float
+from imagen_video.spec import GuidanceSpec
 from imagen_video.video import PerClip, Video
 
 Rule = Callable[[Video], Video]
 
 
-@dataclass(frozen=True)
-class Constant:
-    """The same weight at every step; 0 is off."""
+def guidance_weights(spec: GuidanceSpec, num_steps: int, schedule: CosineSchedule) -> list[float]:
+    """One weight a step, as the spec describes: constant, oscillating, and within an interval.
 
-    weight: float
-
-    def weights(self, num_steps: int, schedule: CosineSchedule) -> list[float]:
-        return [self.weight] * num_steps
-
-
-@dataclass(frozen=True)
-class Oscillating:
-    """`high` for the first `constant_steps`, then low, high, low, ...: 15 and 1 in the paper."""
-
-    high: float
-    low: float
-    constant_steps: int
-
-    def weights(self, num_steps: int, schedule: CosineSchedule) -> list[float]:
-        since = range(-self.constant_steps, num_steps - self.constant_steps)
-        return [self.low if i >= 0 and i % 2 == 0 else self.high for i in since]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """`weight` where the log-SNR lies within [logsnr_low, logsnr_high], off elsewhere.
-
-    In log-SNR and not in steps, so that the interval means the same for any number of steps.
+    The interval is in log-SNR and not in steps, so that it means the same for any number of steps.
     """
-
-    weight: float
-    logsnr_low: float
-    logsnr_high: float
-
-    def weights(self, num_steps: int, schedule: CosineSchedule) -> list[float]:
-        levels = schedule(step_times(num_steps))[:-1].tolist()
-        inside = (self.logsnr_low <= logsnr <= self.logsnr_high for logsnr in levels)
-        return [self.weight if yes else 0.0 for yes in inside]
-
-
-Guidance = Constant | Oscillating | Interval
+    since = range(-spec.constant_steps, num_steps - spec.constant_steps)
+    weights = [
+        spec.low if spec.low is not None and i >= 0 and i % 2 == 0 else spec.weight for i in since
+    ]
+    if spec.interval is None:
+        return weights
+    least, most = spec.interval
+    levels = schedule(step_times(num_steps))[:-1].tolist()
+    return [
+        weight if least <= logsnr <= most else 0.0
+        for weight, logsnr in zip(weights, levels, strict=True)
+    ]
 
 
 def guided(doubled: Denoiser, weight: float) -> Denoiser:

@@ -140,6 +140,11 @@ class SamplerState:
     def z(self) -> Video:
         return self._alive.z
 
+    def x_of(self, frames: slice) -> Video:
+        """The prediction of some frames alone: of the last stage's clip, x is 1.5 GB."""
+        now = self._alive
+        return Denoised(now.z[:, frames], now.v[:, frames], now.logsnr).x
+
     @property
     def _alive(self) -> Denoised:
         if self._now is None:

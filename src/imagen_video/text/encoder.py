@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -48,6 +48,7 @@ class TextEmbedding:
         return TextEmbedding(self.tokens.to(device=device, dtype=dtype), self.mask.to(device))
 
 
+@runtime_checkable
 class TextEncoder(Protocol):
     """Maps prompts to a TextEmbedding of n = `length` tokens and d = `dim` features.
 

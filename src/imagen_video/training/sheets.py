@@ -19,6 +19,7 @@ from imagen_video.video import Frames, contact_sheet, to_float, to_uint8, write_
 
 ROWS, COLUMNS = 8, 8
 
+
 class SheetDrawer:
     """Draws step-000123.png into a folder: prompts for the base, low / sample / truth for others.
 

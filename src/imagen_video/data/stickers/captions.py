@@ -109,7 +109,7 @@ class Teller:
         return with_article(self.one(names, SYNONYM))
 
     def ground(self, background: str) -> str:
-        """"on a red background"."""
+        """ "on a red background"."""
         if background in COLOURS:
             nouns = (f"{background} background", f"plain {background} background")
         else:

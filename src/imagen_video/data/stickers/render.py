@@ -10,7 +10,7 @@ from torch import Tensor
 from imagen_video.data.stickers.backgrounds import colours, share
 from imagen_video.data.stickers.drawings import SHAPE, Drawing
 from imagen_video.data.stickers.motions import Pose
-from imagen_video.data.stickers.scene import Actor, Scene
+from imagen_video.data.stickers.scene import Scene
 from imagen_video.data.stickers.window import Crop, Windows
 from imagen_video.shapes import Float, UInt8
 from imagen_video.video import VideoFormat

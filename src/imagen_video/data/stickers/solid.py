@@ -17,8 +17,8 @@ SIDES = (24, 48, 96, 192, 384)
 GEOMETRY = 192
 """Height fields are at most this fine; the texture laid over them is as fine as asked."""
 
-THICKNESS = 0.24
-"""Half of the greatest depth, as a share of the texture's side."""
+FLATNESS = 0.55
+"""Depth over width of what a disc is inflated to."""
 
 DEPTHS = 48
 LIGHT = (-0.35, -0.45, 0.82)
@@ -46,67 +46,76 @@ def view(concept: str, style: str, step: int, side: int) -> Tensor:
     return TEXTURES.get(("solid", concept, style, step, side), draw).float().div_(255)
 
 
-@functools.lru_cache(maxsize=512)
-def heights(concept: str, style: str, side: int) -> Float[Tensor, "side side"]:
-    """The height field over a drawing, rounded by the distance to its outline, "x y"."""
-    inside = sprite(concept, style, side)[3].numpy() > 0.5
-    reach = np.maximum(distance_inside(inside) - 1.0, 0) / side  # one texel in: opaque paint only
-    bevel = min(0.25, max(float(reach.max()), 1e-3))
-    rest = 1 - np.minimum(reach / bevel, 1)
-    depth = min(THICKNESS, 1.2 * bevel)
-    return torch.from_numpy(depth * np.sqrt(1 - rest**2)).float().T.contiguous()
+@functools.lru_cache(maxsize=1024)
+def bulge(concept: str, style: str, side: int) -> Float[Tensor, "side side"]:
+    """The square of the solid's half depth over a drawing, "x y"; a disc becomes an ellipsoid."""
+    inside = (sprite(concept, style, side)[3].T > 0.5).float()
+    return 4 * FLATNESS**2 * membrane(inside)
 
 
-def distance_inside(inside: np.ndarray) -> np.ndarray:
-    """Euclidean distance in texels from each texel to the nearest one outside, "h w"."""
-    high, wide = inside.shape
-    columns = np.arange(wide)
-    wall = np.where(inside, -np.inf, columns)
-    left = columns - np.maximum.accumulate(wall, 1)
-    wall = np.where(inside, np.inf, columns)
-    right = np.minimum.accumulate(wall[:, ::-1], 1)[:, ::-1] - columns
-    along = np.minimum(np.minimum(left, right), columns + 1.0)
-    along = np.minimum(along, wide - columns)
-    rows = np.arange(-1, high + 1)
-    squares = np.concatenate([np.zeros((1, wide)), along**2, np.zeros((1, wide))])
-    nearest = np.stack([(squares + ((rows - row) ** 2)[:, None]).min(0) for row in range(high)])
-    return np.sqrt(nearest)
+def membrane(inside: Float[Tensor, "x y"]) -> Float[Tensor, "x y"]:
+    """What a membrane over the outline does under even pressure, on the unit square.
+
+    Solves laplacian(u) = -1 inside with u = 0 outside, from coarse to fine.
+    """
+    size = len(inside)
+    if size <= 24:
+        rise, rounds = torch.zeros_like(inside), 300
+    else:
+        half = membrane((F.avg_pool2d(inside[None], 2)[0] > 0.5).float())
+        rise = F.interpolate(half[None, None], scale_factor=2, mode="bilinear")[0, 0]
+        rounds = 60
+    for _ in range(rounds):
+        near = F.pad(rise, (1, 1, 1, 1))
+        around = near[2:, 1:-1] + near[:-2, 1:-1] + near[1:-1, 2:] + near[1:-1, :-2]
+        rise = inside * (around + 1 / size**2) / 4
+    return rise
+
+
+@functools.lru_cache(maxsize=64)
+def paint(concept: str, style: str, side: int) -> Float[Tensor, "3 side side"]:
+    """The drawing's colours without alpha, spread beyond its outline, where a solid has flanks."""
+    texels = sprite(concept, style, side)
+    colour, alpha = texels[:3], texels[3:]
+    for reach in (3, 7, 15):
+        near = F.avg_pool2d(texels[None], reach, 1, reach // 2)[0]
+        spread = near[:3] / near[3:].clamp(min=1e-3)
+        colour = torch.where(alpha > 0.9, colour / alpha.clamp(min=1e-3), spread)
+        alpha = torch.where(near[3:] > 0.02, 1.0, alpha)
+        texels = torch.cat([colour * alpha, alpha])
+    return colour.clamp(0, 1)
 
 
 def turned(concept: str, style: str, angle: float, side: int) -> Float[Tensor, "4 side side"]:
     """One view, drawn at twice its size (geometry at no more than `GEOMETRY`) and halved."""
     fine = min(2 * side, GEOMETRY)
-    field = heights(concept, style, 96)
-    if fine != 96:
-        resized = F.interpolate(field[None, None], size=(fine, fine), mode="bilinear")
-        field = resized[0, 0]
-    where, shade, hit = cast(field, angle)
-    seen = torch.stack([where, shade, hit.float()]).transpose(1, 2)  # "x y" to rows "y x"
-    if fine != 2 * side:
-        seen = F.interpolate(seen[None], size=(2 * side, 2 * side), mode="bilinear")[0]
-    where, shade, hit = seen
-    paint = sprite(concept, style, 2 * side)
-    column = ((where + 0.5) * 2 * side - 0.5).clamp(0, 2 * side - 1.001)
-    lower = column.long()
-    mix = column - lower
-    colour = torch.lerp(
-        paint.gather(2, lower.expand(4, -1, -1)),
-        paint.gather(2, (lower + 1).expand(4, -1, -1)),
-        mix,
-    )
-    colour = colour[:3] / colour[3:].clamp(min=0.02) * shade
-    image = torch.cat([colour.clamp(0, 1), torch.ones_like(colour[:1])]) * hit
+    where, shade, hit = cast(bulge(concept, style, fine), angle)
+    seen = torch.stack([where, shade, hit.float()]).transpose(1, 2)[None]  # "x y" to rows "y x"
+    if fine < 2 * side:
+        seen = F.interpolate(seen, size=(2 * side, 2 * side), mode="bilinear")
+        # A blurred mask cut at one half has a smooth outline, where the mask has stairs.
+        soft = F.avg_pool2d(seen[:, 2:], 5, 1, 2)
+        seen = torch.cat([seen[:, :2], ((soft - 0.5) * 2 * side / fine + 0.5).clamp(0, 1)], 1)
+    where, shade, hit = seen[0]
+    place = ((where + 0.5) * 2 * side - 0.5).clamp(0, 2 * side - 1.001)
+    lower = place.long()[None].expand(3, -1, -1)
+    colours = paint(concept, style, 2 * side)
+    colour = torch.lerp(colours.gather(2, lower), colours.gather(2, lower + 1), place - lower)
+    image = torch.cat([(colour * shade).clamp(0, 1), torch.ones_like(colour[:1])]) * hit
     return F.avg_pool2d(image[None], 2)[0]
 
 
 def cast(
-    field: Float[Tensor, "x y"], angle: float
+    squares: Float[Tensor, "x y"], angle: float
 ) -> tuple[Float[Tensor, "x y"], Float[Tensor, "x y"], Bool[Tensor, "x y"]]:
-    """Parallel rays through the turned solid |z| < field: where along x each first hits the
+    """Parallel rays through the turned solid z^2 < squares: where along x each first hits the
     drawing, how bright it is there, and whether it hits at all.
 
     The axis is vertical, so rows do not mix, and all rows share the sample positions along x.
     """
+    inside = (squares > 0).float()
+    # Below zero beside the solid, so that rays find its rim between two samples.
+    field = squares.sqrt() - 0.06 * (1 - inside) * (1 - F.avg_pool2d(inside[None], 9, 1, 4)[0])
     size = len(field)
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     across = ((torch.arange(size) + 0.5) / size - 0.5)[None]
@@ -127,27 +136,30 @@ def cast(
         at = torch.where(thin, -middle * sin, at)
         hit = hit | thin
     where = across.T * cos - at * sin
-    return where, brightness(field, where, across.T * sin + at * cos, angle), hit
+    return where, brightness(squares, where, across.T * sin + at * cos, angle), hit
 
 
 def sampled(field: Float[Tensor, "x y"], x: Float[Tensor, "k n"]) -> Float[Tensor, "k n y"]:
-    """The height field at these positions along x, zero beyond its ends."""
+    """The height field at these positions along x, below zero beyond its ends."""
     size = len(field)
-    walled = F.pad(field, (0, 0, 1, 1))
+    walled = F.pad(field, (0, 0, 1, 1), value=-0.06)
     place = ((x + 0.5) * size + 0.5).clamp(0, size + 0.999)
     lower = place.long()
     return torch.lerp(walled[lower], walled[lower + 1], (place - lower)[..., None])
 
 
-def brightness(field: Tensor, where: Tensor, z: Tensor, angle: float) -> Float[Tensor, "x y"]:
-    """Diffuse light on the turned surface; 1 where it faces the viewer."""
-    size = len(field)
-    slope_x, slope_y = torch.gradient(field, spacing=1 / size)
+def brightness(squares: Tensor, where: Tensor, z: Tensor, angle: float) -> Float[Tensor, "x y"]:
+    """Diffuse light on the turned surface z^2 = squares; 1 where it faces the viewer."""
+    size = len(squares)
+    inside = (squares > 0).float()
+    slopes = torch.stack([*torch.gradient(squares, spacing=1 / size), torch.ones_like(squares)])
+    near = F.avg_pool2d((slopes * inside)[None], 5, 1, 2)[0]
+    # Rays that end on the very outline fall beside it, where the slope of what is near goes on.
+    slopes = torch.where(inside > 0, slopes[:2], near[:2] / near[2:].clamp(min=1e-3))
     column = ((where + 0.5) * size).long().clamp(0, size - 1)
-    slope_x, slope_y = slope_x.gather(0, column), slope_y.gather(0, column)
-    side = torch.where(z >= 0, 1.0, -1.0)
+    (out_x, out_y), out_z = -slopes.gather(1, column.expand(2, -1, -1)), 2 * z
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
-    facing_x, facing_z = -slope_x * cos + side * sin, slope_x * sin + side * cos
-    length = (slope_x**2 + slope_y**2 + 1).sqrt()
-    light = (facing_x * LIGHT[0] - slope_y * LIGHT[1] + facing_z * LIGHT[2]) / length
+    facing_x, facing_z = out_x * cos + out_z * sin, out_z * cos - out_x * sin
+    length = (out_x**2 + out_y**2 + out_z**2).sqrt().clamp(min=1e-6)
+    light = (facing_x * LIGHT[0] + out_y * LIGHT[1] + facing_z * LIGHT[2]) / length
     return (0.45 + 0.55 * light / LIGHT[2]).clamp(0.35, 1.12)

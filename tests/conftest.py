@@ -1,0 +1,22 @@
+"""Shared pieces: the tiny cascade, freshly initialised but with nothing left at zero."""
+
+import pytest
+import torch
+
+from imagen_video import presets
+from imagen_video.cascade import Cascade
+from imagen_video.stage import Stage
+from imagen_video.text.encoder import load_encoder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Cascade:
+    """All seven tiny stages in float32, random, with the embedded text encoder."""
+    spec = presets.tiny()
+    torch.manual_seed(0)
+    stages = [Stage(stage) for stage in spec.stages]
+    for stage in stages:
+        stage.unet.requires_grad_(False).eval()
+        for parameter in stage.unet.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return Cascade(spec, stages, load_encoder(spec.text))

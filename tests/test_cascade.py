@@ -1,0 +1,172 @@
+"""The cascade end to end in miniature: what a call promises."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from imagen_video.cascade import Cascade, SampleSpec, _pad
+from imagen_video.stage import Stage
+from imagen_video.video import read_video
+
+PROMPT = "a cat moving left to right on a red background, 3D render"
+
+
+def test_prompt_to_file(tiny, tmp_path):
+    sample = tiny(PROMPT, seed=3)
+    assert sample.frames.shape == (1, 32, 3, 64, 96)
+    assert list(sample.stages) == [stage.name for stage in tiny.spec.stages]
+    for stage in tiny.spec.stages:
+        shape = (1, stage.output.frames, 3, stage.output.height, stage.output.width)
+        assert sample.stages[stage.name].shape == shape
+    sample.save(tmp_path / "cat.mp4")
+    clip = read_video(tmp_path / "cat.mp4")
+    assert clip.frames.shape == (32, 3, 64, 96)
+    assert clip.fps == 24
+    assert clip.metadata["prompt"] == PROMPT
+    assert clip.metadata["seed"] == 3
+    assert json.loads((tmp_path / "cat.json").read_text()) == json.loads(json.dumps(clip.metadata))
+
+
+def test_same_seed_same_video_alone_or_in_a_list(tiny):
+    alone = tiny(PROMPT, seed=1, until="ssr1").frames
+    among = tiny(["a dog", PROMPT, PROMPT], seed=1, until="ssr1").frames
+    assert torch.equal(alone[0], among[1])
+    assert not torch.equal(among[1], among[2])  # the second of two equal prompts is another video
+    assert not torch.equal(alone, tiny(PROMPT, seed=2, until="ssr1").frames)
+
+
+def test_saved_and_loaded_cascade_makes_the_same_video(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    loaded = Cascade.from_pretrained(tmp_path, dtype=torch.float32)
+    assert loaded.spec == tiny.spec
+    assert torch.equal(loaded(PROMPT, until="ssr1").frames, tiny(PROMPT, until="ssr1").frames)
+
+
+def test_starting_from_a_stage_continues_a_run_exactly(tiny):
+    whole = tiny(PROMPT, until="ssr2")
+    steps = tiny.stream(
+        [PROMPT], SampleSpec(start="ssr2", until="ssr2"), low=whole.stages["ssr1"][0]
+    )
+    assert torch.equal(next(p.video for p in steps if p.video is not None), whole.frames[0])
+
+
+def test_negative_prompt_steps_and_guidance_change_the_result(tiny):
+    plain = tiny(PROMPT, until="base").frames
+    for options in (
+        {"negative_prompt": "blue"},
+        {"steps": 3},
+        {"guidance": 5.0},
+        {"guidance": 0.0},
+    ):
+        assert not torch.equal(plain, tiny(PROMPT, until="base", **options).frames)
+
+
+@pytest.mark.parametrize(("wanted", "stage_frames"), [(1, (1, 1)), (11, (2, 11)), (40, (5, 40))])
+def test_any_number_of_frames(tiny, wanted, stage_frames):
+    sample = tiny(PROMPT, num_frames=wanted)
+    assert sample.stages["base"].shape[1] == stage_frames[0]
+    assert sample.frames.shape[1] == stage_frames[1]
+    if wanted == 1:
+        assert not [name for name in sample.stages if name.startswith("tsr")]
+
+
+def test_previews_show_every_step(tiny):
+    for progress in tiny.stream([PROMPT], SampleSpec(until="tsr1")):
+        spec = tiny.spec.stage(progress.stage).output
+        assert progress.preview().shape == (spec.frames, 3, spec.height, spec.width)
+        assert (progress.video is not None) == (progress.step + 1 == progress.num_steps)
+
+
+def test_guided_step_is_one_doubled_call(tiny):
+    stage = tiny.stages[0]
+    sizes: list[int] = []
+    hook = stage.unet.register_forward_hook(lambda _, args, out: sizes.append(len(args[0])))
+    tiny(PROMPT, until="base")
+    hook.remove()
+    assert sizes == [2] * stage.spec.sampler.num_steps
+
+
+@pytest.mark.parametrize("size", [(32, 48), (33, 47), (18, 30)])
+@pytest.mark.parametrize("stages", [("ssr3",), ("tsr2",), ("ssr1", "ssr3")])
+def test_upscale_keeps_frames_and_aspect_of_any_video(tiny, size, stages):
+    video = torch.randint(0, 255, (3, 3, *size), dtype=torch.uint8)
+    *_, last = tiny.upscale(video, "a street", stages=stages)
+    time = space = 1
+    for name in stages:
+        spec = tiny.spec.stage(name)
+        time, space = time * spec.time_factor, space * spec.space_factor
+    assert last.video.shape == (3 * time, 3, size[0] * space, size[1] * space)
+
+
+def test_padding_repeats_the_edge_and_leaves_legal_sizes_alone(tiny):
+    stage = tiny.stages[-1]
+    video = torch.arange(7 * 9, dtype=torch.uint8).reshape(1, 1, 7, 9).expand(1, 3, 7, 9)
+    padded, box = _pad(video, stage)
+    assert box == (14, 18)
+    assert torch.equal(padded[..., :7, :9], video)
+    assert (padded[..., 7:, :9] == video[..., -1:, :]).all()
+    assert all(side * 2 % stage.spec.unet.multiple == 0 for side in padded.shape[-2:])
+    assert torch.equal(_pad(padded, stage)[0], padded)
+
+
+def test_windows_of_the_last_stage_equal_one_call(tiny):
+    stage = tiny.stages[-1]
+    torch.manual_seed(0)
+    z, low = torch.randn(1, 13, 3, 32, 48), torch.randn(1, 13, 3, 16, 24)
+    noise = torch.zeros(1)
+    cond = _conditioning(tiny, stage, low)
+    once = stage.denoiser(cond)(z, noise).x
+    for window in (1, 4, 8):
+        windows = stage.denoiser(cond, window=window)(z, noise).x
+        assert (windows - once).abs().max() < 1e-5
+
+
+def test_whole_run_in_windows_in_bf16_is_45_db_from_one_call(tiny):
+    half = Stage(tiny.stages[-1].spec, tiny.stages[-1].unet)
+    import copy
+
+    half.unet = copy.deepcopy(half.unet).to(torch.bfloat16)
+    low = torch.rand(1, 16, 3, 16, 24) * 2 - 1
+    runs = []
+    for window in (None, 4):
+        sampler = replace(half.spec.sampler, window=window, num_steps=4)
+        from imagen_video.diffusion.sampler import Noise
+
+        *_, last = half.sample_steps(
+            _conditioning(tiny, half, low), (1, 16, 3, 32, 48), Noise(0), sampler=sampler
+        )
+        runs.append(last.x)
+    mse = (runs[0] - runs[1]).square().mean()
+    assert 10 * torch.log10(4 / mse) > 45
+
+
+def _conditioning(tiny, stage, low):
+    from imagen_video.diffusion.sampler import Noise
+
+    text = tiny.encoder([PROMPT])
+    return stage.conditioning(text, frames=low.shape[1], low=low, noise=Noise(0))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ([], {}, "needs some text"),
+        (["  "], {}, "needs some text"),
+        (["a"], {"until": "ssr9"}, "no stage 'ssr9'"),
+        (["a"], {"until": "base", "start": "tsr1"}, "comes after"),
+        (["a"], {"start": "tsr1"}, "starts from a video"),
+        (["a"], {"num_frames": 0}, "at least 1"),
+        (["a"], {"steps": 0}, "at least 1"),
+        (["a"], {"guidance": -1.0}, "at least 0"),
+    ],
+)
+def test_bad_input_is_refused_with_the_way_out(tiny, prompts, options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(prompts, **options)
+
+
+def test_nothing_there_names_what_fits(tmp_path):
+    with pytest.raises(ValueError, match="give 'mini' or a folder"):
+        Cascade.from_pretrained(tmp_path)
