@@ -8,7 +8,8 @@
     python runs/build_sticker_pack.py FOLDER_WITH_TARBALLS
 
 Writes sprites.json.gz (concept -> style -> SVG text, cut to what the drawing covers), clashes.json
-(on which backgrounds a drawing would vanish) and the fonts with their licences into src/imagen_video/data/stickers/pack. Needs resvg-py, pillow and fonttools.
+(on which backgrounds a drawing would vanish) and the fonts with their licences into the package's
+data/stickers/pack folder. Needs resvg-py, pillow and fonttools.
 """
 
 import gzip
@@ -103,7 +104,9 @@ def svg(body: str, box: tuple[float, float, float, float]) -> str:
 
 def raster(document: str, side: int) -> Image.Image:
     """An SVG document as an RGBA image."""
-    return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=document, width=side, height=side)))
+    return Image.open(
+        io.BytesIO(resvg_py.svg_to_bytes(svg_string=document, width=side, height=side))
+    )
 
 
 def clashing(document: str) -> list[str]:

@@ -45,8 +45,10 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
     if not Path(path).is_file():
         raise ValueError(f"there is no file {str(path)!r}")
+    # Tags in another encoding must not hide the video. From 19 on PyAV lets them pass by itself.
+    lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(str(path), **lenient) as container:
             if not container.streams.video:
                 raise ValueError(f"{str(path)!r} holds no video")
             yield container, container.streams.video[0]

@@ -56,11 +56,16 @@ def load_checkpoint(
                 moments = {m: f"{m}/{name}" for m in MOMENTS if f"{m}/{name}" in names}
                 if moments:
                     optimizer.state[parameter] = {
-                        # AdamW keeps its step count in float32 beside the weights.
-                        m: file.get_tensor(key).to(parameter.device)
-                        for m, key in moments.items()
+                        m: _like(parameter, file.get_tensor(key)) for m, key in moments.items()
                     }
         return json.loads(file.metadata()["facts"])
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment in the memory layout of its parameter: fused AdamW walks both as raw memory."""
+    if value.shape != parameter.shape:  # AdamW's step count, a scalar
+        return value.to(parameter.device)
+    return torch.empty_like(parameter).copy_(value)
 
 
 def _copy(into: Tensor, value: Tensor, path: Path) -> None:

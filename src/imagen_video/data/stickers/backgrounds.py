@@ -1,4 +1,4 @@
-"""Grounds that are pure functions of the place: flat colours and antialiased two-colour textures."""
+"""Grounds that are pure functions of the place: flat colours, antialiased two-colour textures."""
 
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ class Background:
         """The background of this name."""
         if name in COLOURS:
             return Background("flat", name)
-        first, joint, rest = (name.split(" ", 2) + ["", ""])[:3]
+        first, joint, rest = [*name.split(" ", 2), "", ""][:3]
         second, _, kind = rest.partition(" ")
         if not (joint in ("and", "to") and {first, second} <= set(COLOURS)):
             raise ValueError(f"background {name!r} unknown; use one of {', '.join(COLOURS)}")

@@ -1,7 +1,7 @@
 """What can be put into a scene: a flat drawing, a drawing inflated into a solid, a word."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +13,7 @@ SHAPE = 5 / 3
 """Scenes are laid out for frames of this width over height; others keep things whole."""
 
 
+@runtime_checkable
 class Drawing(Protocol):
     """Textures by view, and how large one is in a frame."""
 

@@ -25,7 +25,10 @@ FIELDS = ("concept", "style", "background", "motion")
 
 def eval_prompts() -> list[dict[str, str]]:
     """Each prompt with the attributes it names; the first 16 are a balanced sample too."""
-    return [json.loads(line) for line in (files(__package__) / FILE).read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in (files("imagen_video.data.stickers") / FILE).read_text().splitlines()
+    ]
 
 
 def choose() -> list[dict[str, str]]:

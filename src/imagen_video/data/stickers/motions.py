@@ -1,6 +1,6 @@
 """What moves how: one track of position, size, angle and view serves every motion of the world."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -95,38 +95,48 @@ def single(motion: str, rng: np.random.Generator) -> Track:
     room_x, room_y = 0.5 - 0.6 * size / 2, (1 - size) / 2  # size is in heights: 0.6 of the width
     x, y = rng.uniform(-0.6, 0.6) * room_x, rng.uniform(-0.7, 0.7) * room_y
     end = CLIP_SECONDS * rng.uniform(0.8, 1.0)
+    still = Track((x, x), (y, y), (size, size))
     if motion in ("moving left to right", "moving right to left"):
         sign = 1 if motion == "moving left to right" else -1
         first, last = _crossing(rng, shortest=0.45, reach=room_x + 0.06)
-        return Track(x=(sign * first, sign * last), y=(y, y), size=(size, size), end=end)
+        return replace(still, x=(sign * first, sign * last), end=end)
     if motion in ("rising", "falling"):
-        sign = 1 if motion == "falling" else -1
-        size = rng.uniform(0.42, 0.58)
-        first, last = _crossing(rng, shortest=0.45, reach=(1 - size) / 2 + 0.08)
-        return Track(x=(x, x), y=(sign * first, sign * last), size=(size, size), end=end)
+        return _vertical(still, 1 if motion == "falling" else -1, end, rng)
     if motion == "bouncing":
-        size = rng.uniform(0.4, 0.54)
-        ground = (1 - size) / 2 - rng.uniform(0.0, 0.06)
-        drift = x + rng.uniform(-0.08, 0.08)
-        hop, hops = rng.uniform(0.75, 1.05) * 2 * ground, rng.uniform(1.8, 3.6)
-        return Track((x, drift), (ground, ground), (size, size), hop=hop, hops=hops)
+        return _bouncing(still, rng)
     if motion in ("spinning clockwise", "spinning counterclockwise"):
-        sign = 1 if motion == "spinning clockwise" else -1
         first = rng.uniform(-30, 30)
-        last = first + sign * rng.uniform(400, 760)
-        y = 0.6 * y
-        return Track((x, x), (y, y), (size, size), (first, last))
+        turn = rng.uniform(400, 760) * (1 if motion == "spinning clockwise" else -1)
+        return replace(still, y=(0.6 * y, 0.6 * y), angle=(first, first + turn))
     if motion in ("growing", "shrinking"):
-        large = rng.uniform(0.62, 0.85)
-        sizes = (large / rng.uniform(2.0, 3.0), large)
-        x, y = 0.6 * x, rng.uniform(-0.5, 0.5) * (1 - large) / 2
-        return Track((x, x), (y, y), sizes if motion == "growing" else sizes[::-1], end=end)
+        return _scaling(still, motion == "growing", end, rng)
     if motion in SOLID_MOTIONS:
         sign = 1 if motion == "rotating right in 3D" else -1
-        turn = sign * rng.uniform(340, 640)
-        return Track((x, x), (y, y), (size, size), view=(0.0, turn))
+        return replace(still, view=(0.0, sign * rng.uniform(340, 640)))
     assert motion == "standing still", motion
-    return Track((x, x), (y, y), (size, size))
+    return still
+
+
+def _vertical(still: Track, sign: int, end: float, rng: np.random.Generator) -> Track:
+    size = rng.uniform(0.42, 0.58)
+    first, last = _crossing(rng, shortest=0.45, reach=(1 - size) / 2 + 0.08)
+    return replace(still, y=(sign * first, sign * last), size=(size, size), end=end)
+
+
+def _bouncing(still: Track, rng: np.random.Generator) -> Track:
+    size = rng.uniform(0.4, 0.54)
+    ground = (1 - size) / 2 - rng.uniform(0.0, 0.06)
+    drift = still.x[0] + rng.uniform(-0.08, 0.08)
+    hop, hops = rng.uniform(0.75, 1.05) * 2 * ground, rng.uniform(1.8, 3.6)
+    return Track((still.x[0], drift), (ground, ground), (size, size), hop=hop, hops=hops)
+
+
+def _scaling(still: Track, growing: bool, end: float, rng: np.random.Generator) -> Track:
+    large = rng.uniform(0.62, 0.85)
+    small = large / rng.uniform(2.0, 3.0)
+    x, y = 0.6 * still.x[0], rng.uniform(-0.5, 0.5) * (1 - large) / 2
+    sizes = (small, large) if growing else (large, small)
+    return Track((x, x), (y, y), sizes, end=end)
 
 
 def _crossing(rng: np.random.Generator, *, shortest: float, reach: float) -> tuple[float, float]:
@@ -161,7 +171,7 @@ def _shared(motion: str, size: float, rng: np.random.Generator) -> Track:
     """What both objects of a pair do, about the middle of the frame."""
     away = rng.uniform(0.12, 0.17)
     turn = rng.uniform(400, 700)
-    sizes = (size / rng.uniform(1.7, 2.2), size)
+    small = size / rng.uniform(1.7, 2.2)
     tracks = {
         "moving left to right": Track(x=(-away, away), size=(size, size)),
         "moving right to left": Track(x=(away, -away), size=(size, size)),
@@ -169,8 +179,8 @@ def _shared(motion: str, size: float, rng: np.random.Generator) -> Track:
         "falling": Track(y=(-away, away), size=(size, size)),
         "spinning clockwise": Track(angle=(0.0, turn), size=(size, size)),
         "spinning counterclockwise": Track(angle=(0.0, -turn), size=(size, size)),
-        "growing": Track(size=sizes),
-        "shrinking": Track(size=sizes[::-1]),
+        "growing": Track(size=(small, size)),
+        "shrinking": Track(size=(size, small)),
         "standing still": Track(size=(size, size)),
     }
     return tracks[motion]

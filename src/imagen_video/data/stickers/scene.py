@@ -207,7 +207,7 @@ class StickerWorld:
         if facts.concept == facts.second_concept and facts.concept:
             return False
         for concept in filter(None, (facts.concept, facts.second_concept)):
-            if any(colour in facts.background for colour in clashes()[concept][facts.style]):
+            if not set(clashes()[concept][facts.style]).isdisjoint(facts.background.split()):
                 return False
             if self.split == "train" and (
                 splits.held_out_motion(concept, facts.motion)

@@ -87,22 +87,34 @@ def paint(concept: str, style: str, side: int) -> Float[Tensor, "3 side side"]:
 
 
 def turned(concept: str, style: str, angle: float, side: int) -> Float[Tensor, "4 side side"]:
-    """One view, drawn at twice its size (geometry at no more than `GEOMETRY`) and halved."""
+    """One view. A small one is drawn at twice its size and halved; for a large one the geometry,
+    which is at most `GEOMETRY` fine, is enlarged to its size."""
     fine = min(2 * side, GEOMETRY)
+    drawn = max(side, fine)
     where, shade, hit = cast(bulge(concept, style, fine), angle)
     seen = torch.stack([where, shade, hit.float()]).transpose(1, 2)[None]  # "x y" to rows "y x"
-    if fine < 2 * side:
-        seen = F.interpolate(seen, size=(2 * side, 2 * side), mode="bilinear")
-        # A blurred mask cut at one half has a smooth outline, where the mask has stairs.
-        soft = F.avg_pool2d(seen[:, 2:], 5, 1, 2)
-        seen = torch.cat([seen[:, :2], ((soft - 0.5) * 2 * side / fine + 0.5).clamp(0, 1)], 1)
+    if side >= GEOMETRY:
+        seen = enlarged(seen, side)
     where, shade, hit = seen[0]
-    place = ((where + 0.5) * 2 * side - 0.5).clamp(0, 2 * side - 1.001)
+    place = ((where + 0.5) * drawn - 0.5).clamp(0, drawn - 1.001)
     lower = place.long()[None].expand(3, -1, -1)
-    colours = paint(concept, style, 2 * side)
+    colours = paint(concept, style, drawn)
     colour = torch.lerp(colours.gather(2, lower), colours.gather(2, lower + 1), place - lower)
     image = torch.cat([(colour * shade).clamp(0, 1), torch.ones_like(colour[:1])]) * hit
-    return F.avg_pool2d(image[None], 2)[0]
+    return image if drawn == side else F.avg_pool2d(image[None], 2)[0]
+
+
+def enlarged(seen: Float[Tensor, "1 3 h w"], size: int) -> Float[Tensor, "1 3 size size"]:
+    """A view's geometry (where, shade, hit) on a finer grid, its outline without stairs."""
+    hit = seen[:, 2:]
+    near = F.avg_pool2d(seen * hit, 3, 1, 1)
+    spread = near[:, :2] / near[:, 2:].clamp(min=1e-3)  # values beside the outline, for its blend
+    seen = torch.cat([torch.where(hit > 0, seen[:, :2], spread), hit], 1)
+    seen = F.interpolate(seen, size=(size, size), mode="bilinear")
+    # A blurred mask cut at one half has a smooth outline, where the mask itself has steps.
+    steps = size // hit.shape[-1]
+    soft = F.avg_pool2d(seen[:, 2:], 2 * steps + 1, 1, steps)
+    return torch.cat([seen[:, :2], ((soft - 0.5) * 2 * steps + 0.5).clamp(0, 1)], 1)
 
 
 def cast(

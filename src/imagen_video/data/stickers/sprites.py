@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from imagen_video.data.stickers.concepts import CORE_CONCEPTS, STYLES
+from imagen_video.files import replacing
 from imagen_video.shapes import Float
 
 SIDES = (24, 48, 96, 192, 384, 768)
@@ -94,10 +95,8 @@ def stored(path: Path, side: int, make: Callable[[], dict[str, np.ndarray]]) -> 
 def save(path: Path, sizes: dict[str, np.ndarray]) -> None:
     """Write a texture file in one move, so that a reader beside us sees all or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **sizes)  # pyright: ignore[reportArgumentType]
-    os.replace(part, path)
 
 
 def rasterise(svg: str) -> np.ndarray:

@@ -1,0 +1,235 @@
+"""Training: a killed run ends where an undisturbed one does, and a stage learns what it sees."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imagen_video import presets
+from imagen_video.data.clips import Crop, Example
+from imagen_video.data.mix import Mix
+from imagen_video.diffusion.objective import Objective
+from imagen_video.stage import Stage
+from imagen_video.training.ema import EMA
+from imagen_video.training.trainer import (
+    RunSpec,
+    Trainer,
+    initialise_from,
+    rate_at,
+    with_steps,
+)
+from imagen_video.unet.inputs import Conditioning
+from imagen_video.video import VideoFormat, to_float
+
+# One thread and one job after the other: the same sums in the same order.
+COMMAND = """
+import sys
+from imagen_video.cli import main
+sys.argv = ["imagen-video", "train", "--preset", "tiny", "--stage", "tsr1", "--steps", "60",
+            "--threads", "1", "--save-minutes", "0.002", "--sheet-minutes", "60", "--out", sys.argv[1]]
+main()
+"""
+
+
+def start(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", COMMAND, str(folder)], stderr=subprocess.DEVNULL)
+
+
+def stamp(folder: Path) -> int | None:
+    """When the checkpoint was last replaced."""
+    path = folder / "checkpoint.safetensors"
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
+    undisturbed = start(tmp_path / "whole")
+    assert undisturbed.wait() == 0
+    chance, kills = random.Random(0), 0
+    while kills < 4:
+        run = start(tmp_path / "killed")
+        before = stamp(tmp_path / "killed")
+        while run.poll() is None and stamp(tmp_path / "killed") == before:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.4))
+        if run.poll() is not None:
+            break
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        kills += 1
+    last = start(tmp_path / "killed")
+    assert last.wait() == 0
+    assert kills > 0
+    whole, killed = (
+        load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "killed")
+    )
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+class Still:
+    """One moving square: a source that a small network can learn by heart."""
+
+    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        frames = torch.full((format.frames, 3, format.height, format.width), 60, dtype=torch.uint8)
+        for i in range(format.frames):
+            left = i * format.width // (2 * format.frames)
+            frames[i, 0, format.height // 4 :, left : left + format.width // 3] = 220
+        box = frames[crop.frame : crop.frame + crop.frames]
+        box = box[:, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        return Example(box, "a square")
+
+    def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        still = replace(crop, frame=0, frames=1)
+        return self.clip(index, replace(format, frames=1), still)
+
+
+MINI = [stage for stage in presets.mini().stages if stage.unet.patch > 1]
+
+
+@pytest.mark.parametrize("spec", MINI, ids=lambda spec: spec.name)
+def test_folded_stage_carries_what_it_predicts(spec):
+    """At low noise the loss goes to near zero when one clip is learned by heart (decision 13)."""
+    torch.manual_seed(0)
+    stage = Stage(spec)
+    side = 2 * spec.unet.multiple
+    small = VideoFormat(4, side, side, 24.0)
+    clip = Still().clip(0, small, Crop(0, 0, 0, 4, side, side)).video
+    video = to_float(clip)[None].repeat(2, 1, 1, 1, 1)
+    text = torch.zeros(2, 1, 1, spec.unet.text_dim)
+    cond = Conditioning(text, text[..., 0] > 1, torch.tensor([True, True]))
+    low_noise = Objective(
+        weighting="x", times=lambda b, g: torch.full((b,), 0.02, device=g.device)
+    )
+    optimizer = torch.optim.AdamW(stage.unet.parameters(), 2e-3, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for _ in range(60):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = stage.loss(video, cond, generator, objective=low_noise).value
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] > 0.1
+    assert sum(losses[-5:]) / 5 < 0.01 * losses[0]
+
+
+def tiny_trainer(folder: Path, tiny, steps: int = 12, **options) -> Trainer:
+    spec = with_steps(presets.tiny().stages[0], steps)
+    torch.manual_seed(0)
+    mix = Mix(Still(), spec, seed=0, steps=steps)
+    return Trainer(Stage(spec), mix, tiny.encoder, folder, RunSpec(workers=0, **options))
+
+
+def test_run_leaves_a_stage_a_log_and_a_sheet(tiny, tmp_path):
+    from imagen_video.training.sheets import SheetDrawer
+    from imagen_video.weights import load_stage
+
+    trainer = tiny_trainer(tmp_path, tiny, log_every=4)
+    drawer = SheetDrawer(
+        trainer.stage.spec, tiny.encoder, tmp_path / "sheets", step=lambda: trainer.step
+    )
+    assert trainer.run(drawer) == 12
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert (tmp_path / "sheets" / "step-000012.png").read_bytes().startswith(b"\x89PNG")
+    loaded = load_stage(tmp_path)
+    average = trainer.averaged().unet.state_dict()
+    for name, value in loaded.unet.state_dict().items():
+        assert torch.equal(value, average[name].to(torch.bfloat16))
+
+
+def test_minutes_stop_early_but_the_schedule_counts_steps(tiny, tmp_path):
+    trainer = tiny_trainer(tmp_path, tiny, steps=10_000, minutes=0.01)
+    assert trainer.run() < 10_000
+    assert tiny_trainer(tmp_path, tiny, steps=10_000).step == trainer.step
+
+
+def test_another_seed_or_network_does_not_resume(tiny, tmp_path):
+    tiny_trainer(tmp_path, tiny).run()
+    with pytest.raises(ValueError, match="seed 0, not 1"):
+        tiny_trainer(tmp_path, tiny, seed=1)
+    spec = presets.tiny().stages[1]
+    mix = Mix(Still(), spec, seed=0, steps=3)
+    with pytest.raises(ValueError, match="another network"):
+        Trainer(Stage(spec), mix, tiny.encoder, tmp_path, RunSpec(workers=0))
+
+
+def test_initialising_takes_what_fits(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path)
+    spec = presets.tiny().stages[3]
+    stage = Stage(spec)
+    names = initialise_from(stage, tmp_path / "ssr1")
+    assert len(names) == len(stage.unet.state_dict())
+    source = tiny.stages[2].unet.state_dict()
+    assert all(torch.equal(v, source[k]) for k, v in stage.unet.state_dict().items())
+
+
+def test_learning_rate_warms_up_holds_and_cools_down():
+    train = replace(presets.tiny().stages[0].train, steps=100, warmup=10, cooldown=20)
+    rates = [rate_at(step, train) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:81] == [1.0] * 72
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.05)
+
+
+def test_average_ramps_up_and_follows():
+    module = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(module.weight)
+    ema = EMA(module, 0.9)
+    torch.nn.init.ones_(module.weight)
+    expected = 0.0
+    for step in range(200):
+        ema.update(module, step)
+        expected += (1 - expected) * (1 - min(0.9, (1 + step) / (10 + step)))
+    assert ema.average["weight"].item() == pytest.approx(expected, abs=1e-5)
+    assert expected > 0.999
+
+
+@pytest.mark.parametrize("spec", presets.tiny().stages, ids=lambda spec: spec.name)
+def test_every_stage_learns_from_clips_and_images(spec, tiny):
+    """Also defect D1: stills give a finite loss in every stage, temporal ones included."""
+    torch.manual_seed(0)
+    stage = Stage(spec)
+    batch = Mix(Still(), spec, seed=0, steps=1)[0]
+    text = tiny.encoder(["a square"]).tokens[:, None].expand(3, spec.output.frames, -1, -1)
+    cond = Conditioning(text, torch.ones(text.shape[:3], dtype=torch.bool), batch.is_video)
+    video = to_float(batch.video)
+    optimizer = torch.optim.AdamW(stage.unet.parameters(), 3e-3)
+    losses = []
+    for step in range(40):
+        loss = stage.loss(video, cond, torch.Generator().manual_seed(step % 4))
+        assert torch.isfinite(loss.per_clip).all()
+        optimizer.zero_grad()
+        loss.value.backward()
+        optimizer.step()
+        losses.append(loss.value.item())
+    assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
+
+
+def test_crops_of_a_clip_share_place_and_low_resolution_grid():
+    spec = presets.tiny().stages[3]
+    spec = replace(spec, train=replace(spec.train, crop=(16, 16), frames=2))
+    seen: list[Crop] = []
+
+    class Spy(Still):
+        def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+            seen.append(crop)
+            return super().clip(index, format, crop)
+
+    mix = Mix(Spy(), spec, seed=0, steps=8)
+    for step in range(8):
+        batch = mix[step]
+        assert batch.video.shape == (3, 2, 3, 16, 16)
+        assert torch.equal(batch.video, mix[step].video)
+    assert all(crop.top % 2 == crop.left % 2 == 0 for crop in seen)
+    assert len({(crop.top, crop.left) for crop in seen}) > 4
