@@ -1,0 +1,82 @@
+"""A module imports from its own folder or a lower layer; the table is the documentation."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parent.parent / "src" / "imagen_video"
+LAYERS = (
+    {"shapes", "files", "video", "pyav", "spec", "presets"},
+    {"diffusion", "unet", "text"},
+    {"lowres", "weights", "stage", "cascade", "info"},
+    {"data", "training", "metrics"},
+    {"cli"},
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+STRANGERS = {"diffusion": set(), "unet": set(), "text": set()}
+WORKSHOPS = {"data": set(), "metrics": set(), "training": {"data"}}
+# Made when a batch or a run begins, carried by Conditioning, read in temporal.py and lowres.py.
+IS_VIDEO = {
+    "data/mix.py",
+    "lowres.py",
+    "stage.py",
+    "training/trainer.py",
+    "unet/inputs.py",
+    "unet/temporal.py",
+    "unet/unet.py",
+}
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """First names below imagen_video of everything a file imports, wherever it does."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name.split(".")[1] for name in names if name.startswith("imagen_video.")}
+    return found
+
+
+def test_imports_go_down():
+    for path in MODULES:
+        own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        for name in imports(path) - {own}:
+            allowed = LEVEL[name] < LEVEL[own]
+            same = LEVEL[name] == LEVEL[own] and name in {**STRANGERS, **WORKSHOPS}.get(own, {name})
+            assert allowed or same, f"{path.relative_to(SOURCE)} imports {name}"
+
+
+def files_with(pattern: str) -> set[str]:
+    return {
+        str(path.relative_to(SOURCE)) for path in MODULES if re.search(pattern, path.read_text())
+    }
+
+
+def test_one_home_for_each_concern():
+    """alpha and sigma, the mixing of frames, and distribution each have their place."""
+    assert files_with(r"sigmoid\(.*\)\.sqrt\(\)") == {"diffusion/schedule.py"}
+    assert files_with(r"torch\.distributed") <= {"distributed.py", "training/checkpoint.py"}
+    assert files_with(r"is_video\b") <= IS_VIDEO
+
+
+def test_no_pickle():
+    assert not files_with(r"torch\.load|import pickle|torch\.save\(")
+
+
+HEAVY = """
+import socket, sys
+def refuse(*args, **kwargs): raise AssertionError("the network was asked for")
+socket.socket.connect = socket.create_connection = refuse
+import imagen_video, imagen_video.training.trainer, imagen_video.training.job
+names = {name.split(".")[0] for name in sys.modules}
+assert not names & {"PIL", "av", "resvg_py", "transformers", "tyro", "matplotlib"}, names
+"""
+
+
+def test_training_imports_little_and_no_network():
+    subprocess.run([sys.executable, "-c", HEAVY], check=True)
