@@ -20,19 +20,13 @@ SIDES = (1024, 2048)
 
 def machine() -> str:
     """Processor, threads and PyTorch, for the head of every table."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
+    name, matrix_unit, cpuinfo = platform.machine(), "", Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        lines = cpuinfo.read_text().splitlines()
-        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
-    amx = ", AMX" if torch.backends.cpu.get_cpu_capability() == "AMX" or _has_amx() else ""
-    threads = f"{torch.get_num_threads()} threads"
-    return f"{name}{amx}, {threads}, PyTorch {torch.__version__}"
-
-
-def _has_amx() -> bool:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.is_file() and " amx_bf16" in cpuinfo.read_text()
+        text = cpuinfo.read_text()
+        names = [x.split(":")[1].strip() for x in text.splitlines() if x.startswith("model name")]
+        name = names[0] if names else name
+        matrix_unit = " with AMX" if " amx_bf16" in text else ""
+    return f"{name}{matrix_unit}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
 
 
 def seconds(function: Callable[[], Any], *, repeats: int = 5, warmup: int = 1) -> float:

@@ -87,7 +87,7 @@ def paper() -> CascadeSpec:
 
     base_unet = UNetSpec(
         widths=(1024, 2048, 3072),
-        blocks=(3, 4, 8),
+        blocks=(4, 6, 13),
         temporal="attention",
         temporal_levels=(0, 1, 2),
         attention_levels=(0, 1, 2),
@@ -101,12 +101,12 @@ def paper() -> CascadeSpec:
     crop = replace(train, crop=(256, 256))
     rows = [
         _row(base_unet, base, train),
-        sr((640, 1280, 1920), (3, 4, 6), low, short, attention_levels=(0, 1, 2)),
-        sr((512, 1024, 1536), (2, 4, 8), low, short, attention_levels=(1, 2)),
-        sr((256, 512, 1024, 1536), (2, 2, 4, 8), high, attention_levels=(3,)),
-        sr((256, 512, 1024, 1280), (2, 2, 4, 6), high, cross_levels=(3,)),
-        sr((256, 512, 768, 1280), (2, 2, 4, 6), high, cross_levels=(3,)),
-        sr((128, 256, 512, 1024), (2, 2, 4, 6), high, norm="layer", train=crop),
+        sr((640, 1280, 1920), (3, 5, 9), low, short, attention_levels=(0, 1, 2)),
+        sr((512, 1024, 1536), (3, 6, 12), low, short, attention_levels=(1, 2)),
+        sr((256, 512, 1024, 1536), (2, 4, 6, 11), high, attention_levels=(3,)),
+        sr((256, 512, 1024, 1280), (2, 4, 6, 8), high, cross_levels=(3,)),
+        sr((256, 512, 768, 1280), (2, 4, 6, 7), high, cross_levels=(3,)),
+        sr((128, 256, 512, 1024), (2, 4, 6, 9), high, norm="layer", train=crop),
     ]
     text = TextSpec(encoder="t5", name="google/t5-v1_1-xxl", dim=4096, length=128)
     return _cascade("paper", text, FORMATS, rows)

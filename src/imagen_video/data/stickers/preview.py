@@ -69,7 +69,7 @@ def write_sheet(path: Path, rows: list[tuple[str, Frames]]) -> None:
         sheet.save(part, format="PNG")
 
 
-def labelled(frames: Frames) -> UInt8[torch.Tensor, "h w 3"]:
+def labelled(frames: Frames) -> UInt8[torch.Tensor, "high wide 3"]:
     """Frames with gaps between them and room above for a caption."""
     padded = torch.nn.functional.pad(frames, (0, 2, LABEL, 2), value=30)
     return rearrange(padded, "f c h w -> h (f w) c").contiguous()

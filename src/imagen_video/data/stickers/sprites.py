@@ -50,10 +50,14 @@ TEXTURES = TextureCache(max_bytes=768 * 2**20)
 """One for the process: sprites, 3D views and words share the budget."""
 
 
-def cache_folder() -> Path:
+def cache_root() -> Path:
     """Where rendered textures are kept: $IMAGEN_VIDEO_CACHE, else ~/.cache/imagen-video."""
-    root = os.environ.get("IMAGEN_VIDEO_CACHE") or Path.home() / ".cache/imagen-video"
-    return Path(root) / "stickers" / pack_digest()
+    return Path(os.environ.get("IMAGEN_VIDEO_CACHE") or Path.home() / ".cache/imagen-video")
+
+
+def cache_folder(root: Path) -> Path:
+    """The folder of this pack's textures."""
+    return root / "stickers" / pack_digest()
 
 
 def pack_file(name: str) -> bytes:
@@ -77,19 +81,19 @@ def sprite(concept: str, style: str, side: int) -> Float[Tensor, "4 side side"]:
     """One drawing as premultiplied RGBA in [0, 1] at one of `SIDES`."""
 
     def load() -> Tensor:
-        path = cache_folder() / STYLES[style] / f"{concept.replace(' ', '-')}.npz"
-        return stored(path, side, lambda: halvings(rasterise(drawings()[concept][style])))
+        with np.load(sprite_file(cache_root(), concept, style)) as sizes:
+            texels = torch.from_numpy(sizes[str(side)])
+        return texels.permute(2, 0, 1).float().div_(255).contiguous()
 
     return TEXTURES.get(("sprite", concept, style, side), load)
 
 
-def stored(path: Path, side: int, make: Callable[[], dict[str, np.ndarray]]) -> Tensor:
-    """The size `side` of a texture file "h w c" of 8-bit values, made and written when missing."""
+def sprite_file(root: Path, concept: str, style: str) -> Path:
+    """The file with all sizes of a drawing, "h w 4" at 8 bits; made when missing."""
+    path = cache_folder(root) / STYLES[style] / f"{concept.replace(' ', '-')}.npz"
     if not path.exists():
-        save(path, make())
-    with np.load(path) as sizes:
-        texels = torch.from_numpy(sizes[str(side)])
-    return texels.permute(2, 0, 1).float().div_(255).contiguous()
+        save(path, halvings(rasterise(drawings()[concept][style])))
+    return path
 
 
 def save(path: Path, sizes: dict[str, np.ndarray]) -> None:
@@ -127,18 +131,10 @@ def prerender(
 
     Such a machine sets IMAGEN_VIDEO_CACHE to the folder. Needs the `data` tools (resvg-py, pillow).
     """
-    from imagen_video.data.stickers.words import FONTS, letters
+    from imagen_video.data.stickers.words import FONTS, letters_file
 
-    before = os.environ.get("IMAGEN_VIDEO_CACHE")
-    os.environ["IMAGEN_VIDEO_CACHE"] = str(folder)
-    try:
-        for concept in concepts:
-            for style in styles:
-                sprite(concept, style, SIDES[0])
-        for font in FONTS:
-            letters(font, SIDES[0])
-    finally:
-        if before is None:
-            del os.environ["IMAGEN_VIDEO_CACHE"]
-        else:
-            os.environ["IMAGEN_VIDEO_CACHE"] = before
+    for concept in concepts:
+        for style in styles:
+            sprite_file(Path(folder), concept, style)
+    for font in FONTS.values():
+        letters_file(Path(folder), font)

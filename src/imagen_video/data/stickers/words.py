@@ -2,12 +2,20 @@
 
 import functools
 import io
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from imagen_video.data.stickers.sprites import TEXTURES, cache_folder, halvings, pack_file, save
+from imagen_video.data.stickers.sprites import (
+    TEXTURES,
+    cache_folder,
+    cache_root,
+    halvings,
+    pack_file,
+    save,
+)
 from imagen_video.shapes import Float
 
 FONTS = {
@@ -57,19 +65,19 @@ def aspect(text: str, font: str) -> float:
 @functools.lru_cache(maxsize=32)
 def letters(font: str, side: int) -> dict[str, Float[Tensor, "1 h w"]]:
     """Every letter's coverage in [0, 1], in cells of height `side` as wide as the letter."""
-    path = cache_folder() / "fonts" / f"{FONTS[font]}.npz"
-    if not path.exists():
-        strip, widths = draw_letters(FONTS[font])
-        save(path, {**halvings(strip), "widths": widths})
-    with np.load(path) as file:
+    with np.load(letters_file(cache_root(), FONTS[font])) as file:
         strip, widths = torch.from_numpy(file[str(side)]), file["widths"]
-    cells = (
-        strip[..., 0]
-        .float()
-        .div_(255)[None]
-        .split([int(width) * side // SIDES[-1] for width in widths], dim=-1)
-    )
+    cells = (strip[..., 0].float() / 255)[None].split((widths * side // SIDES[-1]).tolist(), dim=-1)
     return dict(zip(LETTERS, cells, strict=True))
+
+
+def letters_file(root: Path, font: str) -> Path:
+    """The file with all sizes of a font's letters; made when missing."""
+    path = cache_folder(root) / "fonts" / f"{font}.npz"
+    if not path.exists():
+        strip, widths = draw_letters(font)
+        save(path, {**halvings(strip), "widths": widths})
+    return path
 
 
 def draw_letters(font: str) -> tuple[np.ndarray, np.ndarray]:
