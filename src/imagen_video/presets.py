@@ -138,6 +138,7 @@ def mini() -> CascadeSpec:
             ema=0.999,
         ),
         logsnr_shift=-5.0,
+        image_logsnr_shift=-2.0,
         max_weight=8.0,
     )
 

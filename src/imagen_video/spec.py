@@ -148,8 +148,9 @@ class TrainSpec:
 class StageSpec:
     """One model of the cascade: what comes in, what goes out, and how it is trained and sampled.
 
-    `logsnr_shift` moves the cosine schedule towards noise (negative); `max_weight` bounds the
-    loss weight on ||x - x_hat||^2; `aug_max` is the most noise, as a time in (0, 1], that training
+    `logsnr_shift` moves the cosine schedule towards noise (negative), and `image_logsnr_shift` that
+    of packed images, which no other frame repeats (None: the same). `max_weight` bounds the loss
+    weight on ||x - x_hat||^2; `aug_max` is the most noise, as a time in (0, 1], that training
     puts on the low-resolution video.
     """
 
@@ -160,6 +161,7 @@ class StageSpec:
     sampler: SamplerSpec
     train: TrainSpec
     logsnr_shift: float = 0.0
+    image_logsnr_shift: float | None = None
     weighting: Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"] = "v"
     max_weight: float | None = None
     aug_max: float = 1.0

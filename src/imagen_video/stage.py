@@ -1,10 +1,11 @@
 """One model of the cascade: its spec, its U-Net and its schedule."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.guidance import (
@@ -26,6 +27,7 @@ from imagen_video.diffusion.sampler import (
 )
 from imagen_video.diffusion.schedule import CosineSchedule
 from imagen_video.lowres import low_from_truth, prepare, random_levels
+from imagen_video.shapes import Bool
 from imagen_video.spec import SamplerSpec, StageSpec
 from imagen_video.text.encoder import TextEmbedding
 from imagen_video.unet.inputs import Conditioning
@@ -43,6 +45,9 @@ class Stage:
         self.spec = spec
         self.unet = unet if unet is not None else build_unet(spec)
         self.schedule = CosineSchedule(shift=spec.logsnr_shift)
+        self.image_schedule = self.schedule
+        if spec.image_logsnr_shift is not None:
+            self.image_schedule = CosineSchedule(shift=spec.image_logsnr_shift)
 
     @property
     def device(self) -> torch.device:
@@ -74,8 +79,9 @@ class Stage:
             noise = torch.randn(low.shape, generator=generator, device=device).to(video)
             low = prepare(low, noise, logsnr, spec=self.spec, is_video=cond.is_video)
             cond = replace(cond, lowres=low, lowres_logsnr=logsnr)
+        schedule = ByKind(cond.is_video, self.schedule, self.image_schedule)
         objective = objective or self.objective()
-        return objective(self.denoiser(cond), video, self.schedule, generator)
+        return objective(self.denoiser(cond), video, schedule, generator)
 
     def denoiser(self, cond: Conditioning, *, window: int | None = None) -> Denoiser:
         """The network under one conditioning, in windows of frames if asked for.
@@ -158,6 +164,21 @@ class Stage:
 
         denoisers = guided_denoisers(plain, doubled, weights, rule=rule)
         yield from denoise_steps(denoisers, self.schedule, draw, move=make_move(sampler))
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """A training schedule that treats videos and packed images differently."""
+
+    is_video: Bool[Tensor, " b"]
+    video: CosineSchedule
+    image: CosineSchedule
+
+    def __call__(self, t: PerClip) -> PerClip:
+        return torch.where(self.is_video, self.video(t), self.image(t))
+
+    def slope(self, t: PerClip) -> PerClip:
+        return torch.where(self.is_video, self.video.slope(t), self.image.slope(t))
 
 
 def make_move(sampler: SamplerSpec) -> Move:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,16 @@ from imagen_video.video import PerClip, Video
 Weighting = Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"]
 Times = Callable[[int, torch.Generator], PerClip]  # (b, generator) -> times in [0, 1]
 Target = Callable[[Denoised], Denoised]  # the truth about z -> what the network is told about z
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """What training needs of a schedule: the log-SNR of each clip's time, and its slope."""
+
+    def __call__(self, t: PerClip) -> PerClip: ...
+
+    def slope(self, t: PerClip) -> PerClip: ...
+
 
 MIN_SNR_GAMMA = 5.0  # the value of the Min-SNR paper
 
@@ -94,7 +104,7 @@ class Objective:
     sigmoid_bias: float = 2.0
 
     def __call__(
-        self, denoise: Denoiser, x: Video, schedule: CosineSchedule, generator: torch.Generator
+        self, denoise: Denoiser, x: Video, schedule: Schedule, generator: torch.Generator
     ) -> Loss:
         """The loss on clean videos x; times and noise are drawn on the generator's device."""
         t = self.times(len(x), generator).to(x)

@@ -12,9 +12,7 @@ CHUNK = 8
 """Frames compared at a time: the float copies of a whole 768 x 1280 clip would take 3 GB."""
 
 
-def squared_error(
-    video: UInt8[Tensor, "f c h w"], truth: UInt8[Tensor, "f c h w"]
-) -> float:
+def squared_error(video: UInt8[Tensor, "f c h w"], truth: UInt8[Tensor, "f c h w"]) -> float:
     """Mean squared error of 8-bit videos, in steps of 1/255."""
     total = 0.0
     for start in range(0, len(truth), CHUNK):

@@ -17,7 +17,7 @@ from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
 from imagen_video.video import Frames, contact_sheet, to_float, to_uint8, write_png
 
-ROWS, COLUMNS = 8, 8
+ROWS, COLUMNS, STEPS = 8, 8, 16
 
 
 class SheetDrawer:
@@ -67,8 +67,9 @@ def sample(
         height, width = (side * spec.space_factor for side in low.shape[-2:])
     cond = stage.conditioning(encoder(prompts), frames=frames, low=low, noise=noise)
     shape = (len(prompts), frames, 3, height, width)
+    sampler = replace(spec.sampler, num_steps=min(STEPS, spec.sampler.num_steps))
     last = None
-    for state in stage.sample_steps(cond, shape, noise):
+    for state in stage.sample_steps(cond, shape, noise, sampler=sampler):
         last = state
     assert last is not None
     return last.x

@@ -45,7 +45,7 @@ class Film:
         self.height, self.width, self.crop = format.height, format.width, crop
         self.unit = min(format.height, format.width / SHAPE)  # pixels of a scene's unit of length
         # Points a pixel side: small frames need more, since a small object has sharper edges.
-        self.samples = 4 if self.unit <= 32 else 2 if self.unit <= 200 else 1
+        self.samples = 4 if self.unit <= 32 else 2 if self.unit <= 128 else 1
 
     def expose(self, scene: Scene, seconds: np.ndarray) -> UInt8[Tensor, "f c h w"]:
         """The frames at these times."""

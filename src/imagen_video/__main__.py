@@ -1,0 +1,3 @@
+from imagen_video.cli import main
+
+main()

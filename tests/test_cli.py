@@ -1,0 +1,131 @@
+"""The command line as a user meets it: real processes, real files."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from imagen_video.video import read_video
+
+
+def run(*words: str | Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "imagen_video", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny.save_pretrained(folder)
+    return folder
+
+
+def test_help_comes_at_once():
+    run("--help")  # compiled files are there from now on
+    start = time.monotonic()
+    done = run("--help")
+    assert time.monotonic() - start < 1
+    assert done.returncode == 0
+    assert "generate" in done.stdout
+
+
+def test_generate_writes_every_stage_and_says_what_it_made(model, tmp_path):
+    output = tmp_path / "made" / "cat.mp4"
+    done = run(
+        "generate", "a cat", "a dog", "--model", model, "--seed", 5, "--save-stages", "-o", output
+    )
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in output.parent.iterdir()}
+    stages = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3")
+    for i in (0, 1):
+        expected = [f"cat-{i}"] + [f"cat-{i}.{stage}" for stage in stages]
+        assert names >= {f"{name}{end}" for name in expected for end in (".mp4", ".json")}
+    clip = read_video(output.with_stem("cat-1"))
+    assert clip.frames.shape == (32, 3, 64, 96)
+    assert clip.fps == 24
+    assert (clip.metadata["prompt"], clip.metadata["seed"]) == ("a dog", 5)
+    assert "32 frames of 96x64 at 24 fps" in done.stdout
+    assert "base" in done.stderr  # a bar a stage
+
+
+def test_generate_continues_from_a_saved_stage(model, tmp_path):
+    first, second = tmp_path / "low.mp4", tmp_path / "high.mp4"
+    assert run("generate", "a cat", "--model", model, "--until", "ssr2", "-o", first).returncode == 0
+    done = run(
+        "generate", "a cat", "--model", model, "--from", "tsr2", "--input", first, "-o", second
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_video(second).frames.shape == (32, 3, 64, 96)
+
+
+def test_prompts_from_a_file(model, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n\na dog\n")
+    done = run(
+        "generate", "--prompts-file", prompts, "--model", model, "--until", "base",
+        "-o", tmp_path / "v.mp4",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.glob("*.mp4")} == {"v-0.mp4", "v-1.mp4"}
+
+
+def test_upscale_keeps_every_frame(model, tmp_path):
+    small = tmp_path / "small.mp4"
+    assert run("generate", "a cat", "--model", model, "--until", "ssr1", "-o", small).returncode == 0
+    done = run("upscale", small, "--model", model, "-o", tmp_path / "large.mp4")
+    assert done.returncode == 0, done.stderr
+    clip = read_video(tmp_path / "large.mp4")
+    assert clip.frames.shape == (8, 3, 32, 48)
+    assert clip.fps == 6
+
+
+def test_train_twice_goes_on_where_it_stopped(tmp_path):
+    words = ("train", "--preset", "tiny", "--stage", "ssr1", "--steps", 6, "--out", tmp_path)
+    assert run(*words, "--minutes", "0").returncode == 0
+    first = json.loads(json.dumps((tmp_path / "stage.json").read_text()))
+    assert "ssr1" in first
+    assert run(*words).returncode == 0
+    assert (tmp_path / "sheets" / "step-000006.png").exists()
+
+
+def test_info_as_table_and_json():
+    table = run("info", "mini").stdout
+    assert "128x768x1280@24" in table
+    assert "temporal attention" in table
+    rows = json.loads(run("info", "tiny", "--json").stdout)
+    assert [row["stage"] for row in rows][0] == "base"
+    assert all(row["parameters"] > 0 and row["flops_per_call"] > 0 for row in rows)
+
+
+def test_data_preview(tmp_path):
+    done = run("data", "preview", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "preview.png").read_bytes().startswith(b"\x89PNG")
+    assert read_video(tmp_path / "preview.mp4").frames.shape[0] > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("generate",), "give a prompt"),
+        (("generate", "a", "-o", "a.gif"), "must end in .mp4"),
+        (("generate", "a", "-o", "/proc/nowhere/a.mp4"), "/proc/nowhere"),
+        (("generate", "a", "--model", "/nowhere"), "give 'mini' or a folder"),
+        (("generate", "a", "--until", "ssr9", "-o", "out.mp4"), "no stage 'ssr9'"),
+        (("generate", "a", "--from", "ssr1", "--input", "no.mp4"), "no.mp4"),
+        (("upscale", "no.mp4"), "no.mp4"),
+        (("train", "--stage", "x", "--out", "o", "--preset", "tiny"), "no stage 'x'"),
+        (("info", "huge"), "no preset 'huge'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words, message, tmp_path, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if words[0] == "generate" and "--model" not in words:
+        words = (*words, "--model", model)
+    done = run(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
