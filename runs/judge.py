@@ -189,7 +189,7 @@ def train(task: Task, steps: int) -> ClipClassifier:
         optimizer, task.learning_rate, total_steps=steps, pct_start=0.2
     )
     lessons = DataLoader(Lessons(task, steps), batch_size=None, num_workers=1, prefetch_factor=4)
-    bar = tqdm(lessons, desc=task.fact)
+    bar = tqdm(lessons, desc=task.fact, mininterval=5)
     for clips, answers in bar:
         video = spoil(to_float(clips))
         with torch.autocast("cpu", torch.bfloat16):
@@ -200,7 +200,8 @@ def train(task: Task, steps: int) -> ClipClassifier:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         rate.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{(logits.argmax(1) == answers).float().mean():.2f}")
+        share = (logits.argmax(1) == answers).float().mean().item()
+        bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{share:.2f}", refresh=False)
     return network
 
 

@@ -53,7 +53,9 @@ def test_generate_writes_every_stage_and_says_what_it_made(model, tmp_path):
 
 def test_generate_continues_from_a_saved_stage(model, tmp_path):
     first, second = tmp_path / "low.mp4", tmp_path / "high.mp4"
-    assert run("generate", "a cat", "--model", model, "--until", "ssr2", "-o", first).returncode == 0
+    assert (
+        run("generate", "a cat", "--model", model, "--until", "ssr2", "-o", first).returncode == 0
+    )
     done = run(
         "generate", "a cat", "--model", model, "--from", "tsr2", "--input", first, "-o", second
     )
@@ -74,7 +76,9 @@ def test_prompts_from_a_file(model, tmp_path):
 
 def test_upscale_keeps_every_frame(model, tmp_path):
     small = tmp_path / "small.mp4"
-    assert run("generate", "a cat", "--model", model, "--until", "ssr1", "-o", small).returncode == 0
+    assert (
+        run("generate", "a cat", "--model", model, "--until", "ssr1", "-o", small).returncode == 0
+    )
     done = run("upscale", small, "--model", model, "-o", tmp_path / "large.mp4")
     assert done.returncode == 0, done.stderr
     clip = read_video(tmp_path / "large.mp4")
@@ -96,7 +100,7 @@ def test_info_as_table_and_json():
     assert "128x768x1280@24" in table
     assert "temporal attention" in table
     rows = json.loads(run("info", "tiny", "--json").stdout)
-    assert [row["stage"] for row in rows][0] == "base"
+    assert rows[0]["stage"] == "base"
     assert all(row["parameters"] > 0 and row["flops_per_call"] > 0 for row in rows)
 
 

@@ -8,6 +8,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from imagen_video.spec import (
     CascadeSpec,
@@ -142,22 +143,24 @@ def mini() -> CascadeSpec:
         max_weight=8.0,
     )
 
-    def sr(widths, blocks, *, steps, shift, train, guidance=0.0, window=None, **unet) -> StageSpec:
-        network = UNetSpec(
+    def sr(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec, *, shift: float) -> StageSpec:
+        return _row(unet, sampler, train, logsnr_shift=shift, max_weight=8.0, aug_max=0.4)
+
+    def net(widths, blocks, patch: int, **options: Any) -> UNetSpec:
+        everywhere: dict[str, Any] = {"temporal_levels": tuple(range(len(widths)))}
+        return UNetSpec(
             widths=widths,
             blocks=blocks,
+            patch=patch,
             temporal="conv",
             predicts="x",
             embed_dim=128,
-            **({"temporal_levels": tuple(range(len(widths)))} | unet),
+            **(everywhere | options),
         )
-        sampler = SamplerSpec(
-            num_steps=steps,
-            guidance=GuidanceSpec(weight=guidance),
-            aug_logsnr=4.0,
-            window=window,
-        )
-        return _row(network, sampler, train, logsnr_shift=shift, max_weight=8.0, aug_max=0.4)
+
+    def steps(count: int, *, guidance: float = 0.0, window: int | None = None) -> SamplerSpec:
+        weight = GuidanceSpec(weight=guidance)
+        return SamplerSpec(num_steps=count, guidance=weight, aug_logsnr=6.0, window=window)
 
     def crops(clips, frames=None, crop=None, packs=0) -> TrainSpec:
         return TrainSpec(
@@ -175,64 +178,40 @@ def mini() -> CascadeSpec:
     rows = [
         base,
         sr(
-            (96, 128),
-            (2, 2),
-            steps=16,
+            net((96, 128), (2, 2), 2, attention_levels=(1,)),
+            steps(16, guidance=1.0),
+            crops(2, packs=1),
             shift=-3.0,
-            guidance=1.0,
-            train=crops(2, packs=1),
-            patch=2,
-            attention_levels=(1,),
         ),
         sr(
-            (64, 96, 96),
-            (1, 2, 2),
-            steps=16,
+            net((64, 96, 96), (1, 2, 2), 2, attention_levels=(2,), head_dim=32),
+            steps(16, guidance=1.0),
+            crops(2, frames=16, packs=1),
             shift=-2.0,
-            guidance=1.0,
-            train=crops(2, frames=16, packs=1),
-            patch=2,
-            attention_levels=(2,),
-            head_dim=32,
         ),
         sr(
-            (64, 96, 96),
-            (1, 1, 2),
-            steps=8,
+            net((64, 96, 96), (1, 1, 2), 4, attention_levels=(2,), head_dim=32),
+            steps(8),
+            crops(2, frames=6, packs=1),
             shift=-3.0,
-            train=crops(2, frames=6, packs=1),
-            patch=4,
-            attention_levels=(2,),
-            head_dim=32,
         ),
         sr(
-            (64, 96, 96),
-            (1, 1, 2),
-            steps=8,
+            net((64, 96, 96), (1, 1, 2), 4, norm="layer"),
+            steps(8),
+            crops(4, frames=8, crop=(96, 160)),
             shift=-3.0,
-            train=crops(4, frames=8, crop=(96, 160), packs=1),
-            patch=4,
-            norm="layer",
         ),
         sr(
-            (64, 96, 96),
-            (1, 1, 2),
-            steps=8,
+            net((64, 96, 96), (1, 1, 2), 4, norm="layer"),
+            steps(8),
+            crops(4, frames=8, crop=(96, 160)),
             shift=-3.0,
-            train=crops(4, frames=8, crop=(96, 160), packs=1),
-            patch=4,
-            norm="layer",
         ),
         sr(
-            (64, 96, 128),
-            (1, 1, 2),
-            steps=8,
+            net((64, 96, 128), (1, 1, 2), 8, norm="layer", temporal_levels=(2,)),
+            steps(8, window=16),
+            crops(3, frames=4, crop=(256, 256), packs=1),
             shift=-4.0,
-            window=16,
-            train=crops(3, frames=4, crop=(256, 256), packs=1),
-            patch=8,
-            norm="layer",
-            temporal_levels=(2,),
         ),
     ]
     return _cascade("mini", TextSpec(), FORMATS, rows)

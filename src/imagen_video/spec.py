@@ -207,7 +207,7 @@ class StageSpec:
         )
         _require(
             (high.frames > low.frames) != (high.height > low.height),
-            f"stage {self.name!r} must upsample time or space, not both or neither: {low} -> {high}",
+            f"stage {self.name!r} must upsample either time or space: {low} -> {high}",
         )
 
     @property

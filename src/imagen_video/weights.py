@@ -52,5 +52,6 @@ def load_stage(
         wrong = sorted(k for k in expected | found if expected.get(k) != found.get(k))
         raise ValueError(f"{folder / MODEL} does not fit {SPEC}: {', '.join(wrong[:3])} differ")
     unet.load_state_dict(state, assign=True)
-    unet = unet.to(device, dtype, memory_format=torch.channels_last)
+    unet = unet.to(device=device, dtype=dtype)
+    unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return Stage(spec, unet.eval().requires_grad_(False))

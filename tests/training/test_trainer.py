@@ -34,7 +34,8 @@ COMMAND = """
 import sys
 from imagen_video.cli import main
 sys.argv = ["imagen-video", "train", "--preset", "tiny", "--stage", "tsr1", "--steps", "60",
-            "--threads", "1", "--save-minutes", "0.002", "--sheet-minutes", "60", "--out", sys.argv[1]]
+            "--threads", "1", "--save-minutes", "0.002", "--sheet-minutes", "60",
+            "--out", sys.argv[1]]
 main()
 """
 
@@ -105,9 +106,7 @@ def test_folded_stage_carries_what_it_predicts(spec):
     video = to_float(clip)[None].repeat(2, 1, 1, 1, 1)
     text = torch.zeros(2, 1, 1, spec.unet.text_dim)
     cond = Conditioning(text, text[..., 0] > 1, torch.tensor([True, True]))
-    low_noise = Objective(
-        weighting="x", times=lambda b, g: torch.full((b,), 0.02, device=g.device)
-    )
+    low_noise = Objective(weighting="x", times=lambda b, g: torch.full((b,), 0.02, device=g.device))
     optimizer = torch.optim.AdamW(stage.unet.parameters(), 2e-3, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     losses = []

@@ -111,9 +111,7 @@ def test_text_matters_and_dropping_it_leaves_nothing_of_it(spec):
     z, logsnr, cond = inputs(spec)
     other = replace(cond, text=cond.text + 1)
     assert not torch.allclose(unet(z, logsnr, cond), unet(z, logsnr, other))
-    assert torch.equal(
-        unet(z, logsnr, cond.without_text()), unet(z, logsnr, other.without_text())
-    )
+    assert torch.equal(unet(z, logsnr, cond.without_text()), unet(z, logsnr, other.without_text()))
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
@@ -126,7 +124,7 @@ def test_any_frame_count_and_larger_sizes(spec, frames):
 
 def test_illegal_size_names_the_nearest_legal_one():
     spec = TINY[2]
-    z, logsnr, cond = inputs(spec)
+    _, logsnr, cond = inputs(spec)
     with pytest.raises(ValueError, match="multiples of 4, such as 16x8"):
         build_unet(spec)(torch.randn(1, 3, 3, 17, 9), logsnr, cond)
 
@@ -168,6 +166,4 @@ def test_layer_norm_stages_see_a_crop_as_the_whole(spec):
     )
     inner = slice(step * 9, step * 10)
     middle = slice(inner.start + first, inner.stop + first)
-    assert torch.allclose(
-        crop[..., inner, inner], whole[..., middle, middle], atol=2e-5
-    )
+    assert torch.allclose(crop[..., inner, inner], whole[..., middle, middle], atol=2e-5)

@@ -3,8 +3,29 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from imagen_video.data.stickers.window import Crop
 from imagen_video.video import Frames, VideoFormat
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A box in the frames and pixels of a format."""
+
+    frame: int
+    top: int
+    left: int
+    frames: int
+    height: int
+    width: int
+
+    def check(self, format: VideoFormat) -> None:
+        """ValueError unless the box lies within the format."""
+        spans = (
+            (self.frame, self.frames, format.frames),
+            (self.top, self.height, format.height),
+            (self.left, self.width, format.width),
+        )
+        if any(start < 0 or size < 1 or start + size > whole for start, size, whole in spans):
+            raise ValueError(f"{self} does not lie within {format}; choose a box inside it")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from imagen_video.files import replacing
-from imagen_video.shapes import Float, UInt8
+from imagen_video.shapes import Float
 from imagen_video.video import Frames, resize, to_float
 
 

@@ -1,7 +1,7 @@
 """An exponential moving average of weights, with a ramp so that early ones do not linger."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class EMA:
@@ -15,12 +15,8 @@ class EMA:
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights; `step` counts from 0."""
         rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.average.values()), [p.detach() for p in module.parameters()], rate
-        )
+        for average, parameter in zip(self.average.values(), module.parameters(), strict=True):
+            average.lerp_(parameter, rate)
 
     def copy_to(self, module: nn.Module) -> None:
         module.load_state_dict(self.average)
-
-    def state(self) -> dict[str, Tensor]:
-        return self.average

@@ -36,9 +36,16 @@ class Conditioning:
 
     def cat(self, other: "Conditioning") -> "Conditioning":
         """Both batches one after the other, for one doubled call."""
-        pairs = {name: (value, getattr(other, name)) for name, value in vars(self).items()}
+
+        def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else torch.cat([a, b])
+
         return Conditioning(
-            **{name: None if a is None else torch.cat([a, b]) for name, (a, b) in pairs.items()}
+            torch.cat([self.text, other.text]),
+            torch.cat([self.text_mask, other.text_mask]),
+            torch.cat([self.is_video, other.is_video]),
+            both(self.lowres, other.lowres),
+            both(self.lowres_logsnr, other.lowres_logsnr),
         )
 
     def window(self, start: int, stop: int) -> "Conditioning":

@@ -47,6 +47,15 @@ class Block(nn.Module):
         return h
 
 
+class Blocks(nn.ModuleList):
+    """The blocks of one level on one way, one after the other."""
+
+    def forward(self, h: Tensor, told: "Told") -> Tensor:
+        for block in self:
+            h = block(h, told)
+        return h
+
+
 class Told:
     """What every block is told: an embedding a frame, the captions, the kind of each clip."""
 
@@ -87,7 +96,7 @@ class VideoUNet(nn.Module):
         # What the low-resolution video says linearly goes straight to the output: the features
         # of a folded stage have too few channels to copy it beside everything else.
         self.low_out = zero(nn.Conv2d(low, pixels, 3, padding=1)) if low else None
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _build_levels(self, spec: UNetSpec) -> None:
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
@@ -96,11 +105,11 @@ class VideoUNet(nn.Module):
             if level:
                 self.shrink.append(nn.Conv2d(spec.widths[level - 1], width, 2, stride=2))
                 self.grow.append(nn.Conv2d(width, spec.widths[level - 1], 1))
-            self.down.append(nn.ModuleList(Block(spec, level, width) for _ in range(blocks)))
+            self.down.append(Blocks(Block(spec, level, width) for _ in range(blocks)))
             if level < len(spec.widths) - 1:
                 # The long skip joins before the first block of the way up.
                 inside = [2 * width] + [width] * (blocks - 1)
-                self.up.append(nn.ModuleList(Block(spec, level, i) for i in inside))
+                self.up.append(Blocks(Block(spec, level, i) for i in inside))
 
     def forward(self, z: Video, logsnr: PerClip, cond: Conditioning) -> Video:
         """Height and width must be multiples of `spec.multiple` (ValueError names the nearest)."""
@@ -108,7 +117,7 @@ class VideoUNet(nn.Module):
         self._check(z, cond)
         low = self._fold_low(z, cond)
         told = self._tell(logsnr, cond, z.shape[1])
-        h = self.z_in(fold(z.to(self._dtype), self.spec.patch))
+        h = self.z_in(fold(z.to(self.level.inner.weight.dtype), self.spec.patch))
         if low is not None and self.low_in is not None:
             h = h + self.low_in(low)
         h = self._levels(h, told)
@@ -117,27 +126,21 @@ class VideoUNet(nn.Module):
             raw = raw + self.low_out(low)
         return unfold(raw, self.spec.patch, clips)
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.out.weight.dtype
-
     def _levels(self, h: Tensor, told: Told) -> Tensor:
         skips = []
         for level, blocks in enumerate(self.down):
             if level:
                 skips.append(h)
                 h = self.shrink[level - 1](h)
-            for block in blocks:
-                h = block(h, told)
+            h = blocks(h, told)
         for level in reversed(range(len(self.up))):
             h = F.interpolate(self.grow[level](h), scale_factor=2.0, mode="nearest")
             h = torch.cat([h, skips[level] * LONG_SKIP], 1)
-            for block in self.up[level]:
-                h = block(h, told)
+            h = self.up[level](h, told)
         return h
 
     def _tell(self, logsnr: PerClip, cond: Conditioning, frames: int) -> Told:
-        text = cond.text.to(self._dtype).flatten(0, 1)
+        text = cond.text.to(self.level.inner.weight.dtype).flatten(0, 1)
         mask = cond.text_mask.flatten(0, 1)
         pooled = self.pool(text, mask).unflatten(0, cond.text.shape[:2])
         emb = self.level(logsnr)[:, None] + pooled
@@ -156,7 +159,7 @@ class VideoUNet(nn.Module):
         """
         if cond.lowres is None:
             return None
-        low = fold(cond.lowres.to(self._dtype), self.low_fold)
+        low = fold(cond.lowres.to(self.level.inner.weight.dtype), self.low_fold)
         grid = (z.shape[-2] // self.spec.patch, z.shape[-1] // self.spec.patch)
         if low.shape[-2:] == grid:
             return low

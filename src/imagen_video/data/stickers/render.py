@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from imagen_video.data.clips import Crop
 from imagen_video.data.stickers.backgrounds import colours, share
 from imagen_video.data.stickers.drawings import SHAPE, Drawing
 from imagen_video.data.stickers.motions import Pose
 from imagen_video.data.stickers.scene import Scene
-from imagen_video.data.stickers.window import Crop, Windows
+from imagen_video.data.stickers.window import Windows
 from imagen_video.shapes import Float, UInt8
 from imagen_video.video import VideoFormat
 
