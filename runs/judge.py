@@ -1,4 +1,4 @@
-"""Train the judges of generated sticker clips, on ground truth alone, and measure them on more of it.
+"""Train the judges of generated sticker clips on ground truth alone, and measure them on it.
 
     python runs/judge.py                        # about 10 minutes on two cores, into out/judge
     python runs/judge.py --only motion          # about 3 minutes
@@ -9,7 +9,7 @@ Weights stay in the ignored folder out/: the numbers of a judge belong to its fi
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from imagen_video.data.stickers.concepts import COLOURS, STYLES
 from imagen_video.data.stickers.motions import MOTIONS
 from imagen_video.data.stickers.scene import clashes
 from imagen_video.metrics.judge import Accuracy, ClipClassifier, Judge, JudgeSpec, nearest_colour
-from imagen_video.metrics.measures import wilson
+from imagen_video.metrics.measures import percent
 from imagen_video.video import VideoFormat, to_float
 
 FPS = 3.0
@@ -108,10 +108,12 @@ def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     scenes = held_out(options.clips)
     right = sum(
-        nearest_colour(render(scene, TASKS["motion"].format), COLOURS) == scene.attributes.background
+        nearest_colour(render(scene, TASKS["motion"].format), COLOURS)
+        == scene.attributes.background
         for scene in scenes
     )
-    print(f"background: {described(Accuracy(right, len(scenes)))}, nothing learned")
+    print("right on held-out ground truth, in %")
+    print(f"background: {percent(right, len(scenes))}, nothing learned")
     for name in options.only:
         task, start = TASKS[name], time.monotonic()
         network = train(task, options.steps or task.steps)
@@ -120,14 +122,7 @@ def main(options: Options) -> None:
         judge.accuracy = examine(judge, task.fact, scenes)
         judge.save(options.out / f"{name}.safetensors")
         size = sum(p.numel() for p in network.parameters()) / 1e6
-        print(f"{name}: {described(judge.accuracy)}, {size:.2f}M parameters, {took:.0f} s")
-
-
-def described(accuracy: Accuracy) -> str:
-    """ "97.3 % (96.1 to 98.2) of 1000"."""
-    low, high = wilson(accuracy.right, accuracy.of)
-    share = accuracy.right / accuracy.of
-    return f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f}) of {accuracy.of}"
+        print(f"{name}: {percent(**asdict(judge.accuracy))}, {size:.2f}M parameters, {took:.0f} s")
 
 
 def held_out(count: int) -> list[Scene]:

@@ -1,13 +1,18 @@
 """The cascade end to end in miniature: what a call promises."""
 
+import copy
 import json
 from dataclasses import replace
 
 import pytest
 import torch
 
+from imagen_video import presets
 from imagen_video.cascade import Cascade, SampleSpec, _pad
+from imagen_video.diffusion.sampler import Noise
+from imagen_video.spec import TextSpec
 from imagen_video.stage import Stage
+from imagen_video.text.encoder import load_encoder
 from imagen_video.video import read_video
 
 PROMPT = "a cat moving left to right on a red background, 3D render"
@@ -125,15 +130,11 @@ def test_windows_of_the_last_stage_equal_one_call(tiny):
 
 def test_whole_run_in_windows_in_bf16_is_45_db_from_one_call(tiny):
     half = Stage(tiny.stages[-1].spec, tiny.stages[-1].unet)
-    import copy
-
     half.unet = copy.deepcopy(half.unet).to(torch.bfloat16)
     low = torch.rand(1, 16, 3, 16, 24) * 2 - 1
     runs = []
     for window in (None, 4):
         sampler = replace(half.spec.sampler, window=window, num_steps=4)
-        from imagen_video.diffusion.sampler import Noise
-
         *_, last = half.sample_steps(
             _conditioning(tiny, half, low), (1, 16, 3, 32, 48), Noise(0), sampler=sampler
         )
@@ -143,8 +144,6 @@ def test_whole_run_in_windows_in_bf16_is_45_db_from_one_call(tiny):
 
 
 def _conditioning(tiny, stage, low):
-    from imagen_video.diffusion.sampler import Noise
-
     text = tiny.encoder([PROMPT])
     return stage.conditioning(text, frames=low.shape[1], low=low, noise=Noise(0))
 
@@ -165,6 +164,18 @@ def _conditioning(tiny, stage, low):
 def test_bad_input_is_refused_with_the_way_out(tiny, prompts, options, message):
     with pytest.raises(ValueError, match=message):
         tiny(prompts, **options)
+
+
+def test_the_whole_tiny_cascade_with_a_t5(tmp_path):
+    from tiny_t5 import build_tiny_t5
+
+    build_tiny_t5(tmp_path / "t5", dim=16)
+    text = TextSpec(encoder="t5", name=str(tmp_path / "t5"), dim=16, length=24)
+    spec = presets.tiny(text)
+    cascade = Cascade(spec, [Stage(stage) for stage in spec.stages], load_encoder(text))
+    cascade.save_pretrained(tmp_path / "model")
+    sample = Cascade.from_pretrained(tmp_path / "model")("a small cat", seed=1)
+    assert sample.frames.shape == (1, 32, 3, 64, 96)
 
 
 def test_nothing_there_names_what_fits(tmp_path):

@@ -4,9 +4,8 @@ The colour of a flat ground needs no learning. Motion and object are read by sma
 have seen ground truth alone, and that carry how often they are right on held-out ground truth.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from imagen_video.files import replacing
 from imagen_video.shapes import Float
+from imagen_video.spec import from_json, to_json
 from imagen_video.video import Frames, resize, to_float
 
 
@@ -157,10 +157,10 @@ class Judge:
     def save(self, path: Path) -> None:
         """One safetensors file with the spec and the accuracy inside."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        facts = {"spec": asdict(self.spec), "accuracy": asdict(self.accuracy)}
+        facts = {"spec": to_json(self.spec), "accuracy": to_json(self.accuracy)}
         state = {name: value.contiguous() for name, value in self.network.state_dict().items()}
         with replacing(path) as temporary:
-            save_file(state, temporary, metadata={"facts": json.dumps(facts)})
+            save_file(state, temporary, metadata=facts)
 
     @classmethod
     def load(cls, path: Path) -> "Judge":
@@ -169,14 +169,15 @@ class Judge:
             raise ValueError(f"no judge at {path}: train it with runs/judge.py")
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["facts"])
+                facts = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError) as error:
+                spec = from_json(JudgeSpec, facts["spec"])
+                accuracy = from_json(Accuracy, facts["accuracy"])
+        except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} is no judge: {error}") from None
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in facts["spec"].items()}
-        network = ClipClassifier(JudgeSpec(**fields))
+        network = ClipClassifier(spec)
         network.load_state_dict(state)
-        return cls(network, Accuracy(**facts["accuracy"]))
+        return cls(network, accuracy)
 
 
 def view(clip: Frames, spec: JudgeSpec) -> Float[Tensor, "frames 3 height width"]:

@@ -1,0 +1,246 @@
+"""Judge what a cascade makes of the 64 committed prompts: its ground, its motion, its object.
+
+    python runs/judge.py                                      # once: trains the judges
+    python runs/evaluate_prompts.py                           # base output, 64 prompts, ~10 minutes
+    python runs/evaluate_prompts.py --final                   # all stages, 16 prompts, ~1.5 hours
+    python runs/evaluate_prompts.py --base-stage out/base     # a training folder, no cascade needed
+    python runs/evaluate_prompts.py --videos out/prompts      # 00.mp4, 01.mp4, ... made before
+
+Prompt i is sampled with seed `--seed` + i. Prints the share of right answers with its 95 % Wilson
+interval, and the judges' own on ground truth with the same attributes; writes result.json and
+sheet.png (and with --final the videos) into --out. Concepts are read at 24x40 from small outputs
+and at 96x160 from those at least that high, motion always at 16x24x40.
+Wanted: background 95 %, motion 60 %, concept 40 %, at base and at final output.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from imagen_video.cascade import Cascade, SampleSpec, save_video
+from imagen_video.data.stickers import render, scene_for
+from imagen_video.data.stickers.concepts import COLOURS, STYLES
+from imagen_video.data.stickers.evaluation import FIELDS, eval_prompts
+from imagen_video.data.stickers.motions import MOTIONS
+from imagen_video.data.stickers.splits import held_out_colour, held_out_motion
+from imagen_video.files import replacing
+from imagen_video.metrics.judge import Judge, nearest_colour
+from imagen_video.metrics.measures import percent
+from imagen_video.spec import CascadeSpec, TextSpec
+from imagen_video.text.encoder import load_encoder
+from imagen_video.video import (
+    Frames,
+    VideoFormat,
+    contact_sheet,
+    read_video,
+    resize,
+    to_float,
+    to_uint8,
+    write_png,
+)
+from imagen_video.weights import load_stage
+
+FACTS = ("background", "motion", "concept")
+LAYOUTS = 4
+"""Ground truth is rendered this many times a prompt, laid out differently."""
+SHEET_HEIGHT, SHEET_COLUMNS = 96, 8
+Row = dict[str, str]
+Answers = list[tuple[Row, Row]]
+"""What was asked for, and what the judges see."""
+
+
+@dataclass
+class Options:
+    """Generate from the committed prompts and judge the result."""
+
+    model: str = "mini"
+    """A cascade: mini, or a folder of save_pretrained."""
+    base_stage: Path | None = None
+    """A base stage's folder (stage.json, model.safetensors), instead of a whole cascade."""
+    videos: Path | None = None
+    """A folder of videos made before, 00.mp4 for the first prompt: judge these."""
+    final: bool = False
+    """Run all stages, on 16 prompts unless --prompts says otherwise."""
+    prompts: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    judges: Path = Path("out/judge")
+    out: Path = Path("out/prompts")
+    threads: int = 2
+
+
+def main(options: Options) -> None:
+    torch.set_num_threads(options.threads)
+    panel = Panel(options.judges)
+    rows = eval_prompts()[: options.prompts or (16 if options.final else 64)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    answers: dict[str, Answers] = {}
+    shown: dict[str, list[Frames]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
+    clips = watched(options, rows) if options.videos else generated(options, rows)
+    for stage, row, clip in clips:
+        answers.setdefault(stage, []).append((row, panel(clip)))
+        shown.setdefault(stage, []).append(small(clip))
+        sizes[stage] = (len(clip), *clip.shape[-2:])
+    results = {}
+    for stage, found in answers.items():
+        truth = on_ground_truth(panel, [row for row, _ in found], sizes[stage])
+        print(f"\n{stage} {'x'.join(map(str, sizes[stage]))}, {len(found)} prompts")
+        print(table(found, truth))
+        results[stage] = {"shares": shares(found), "truth": shares(truth), "answers": found}
+    save(options, panel, results, shown)
+
+
+class Panel:
+    """The three judges of a clip."""
+
+    def __init__(self, folder: Path):
+        names = ("motion", "concept-24x40", "concept-96x160")
+        self.judges = {name: Judge.load(folder / f"{name}.safetensors") for name in names}
+
+    def concept(self, height: int) -> Judge:
+        """The judge of concepts for videos of this height."""
+        large = self.judges["concept-96x160"]
+        return large if height >= large.spec.height else self.judges["concept-24x40"]
+
+    def __call__(self, clip: Frames) -> Row:
+        return {
+            "background": nearest_colour(clip, COLOURS),
+            "motion": self.judges["motion"]([clip])[0],
+            "concept": self.concept(clip.shape[-2])([clip])[0],
+        }
+
+
+def generated(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Frames]]:
+    """Every stage's video of every prompt, with the stage's name."""
+    cascade = (
+        base_alone(options.base_stage)
+        if options.base_stage
+        else Cascade.from_pretrained(options.model)
+    )
+    names = [stage.name for stage in cascade.spec.stages]
+    for i, row in enumerate(tqdm(rows, unit="prompt")):
+        wanted = SampleSpec(
+            seed=options.seed + i,
+            steps=options.steps,
+            guidance=options.guidance,
+            until=None if options.final else names[0],
+        )
+        for progress in cascade.stream([row["prompt"]], wanted):
+            if progress.video is None:
+                continue
+            yield progress.stage, row, progress.video
+            if options.final and progress.stage == names[-1]:
+                facts = cascade.metadata(row["prompt"], wanted)
+                path = options.out / f"{i:02}.mp4"
+                save_video(path, progress.video, fps=progress.fps, metadata=facts)
+
+
+def base_alone(folder: Path) -> Cascade:
+    """A cascade of one stage, from a folder that training writes."""
+    stage = load_stage(folder, dtype=torch.bfloat16)
+    text = TextSpec()
+    spec = CascadeSpec(name=str(folder), stages=(stage.spec,), text=text)
+    return Cascade(spec, [stage], load_encoder(text))
+
+
+def watched(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Frames]]:
+    """The videos of a folder, by the prompt's number in their names."""
+    assert options.videos is not None
+    paths = {int(path.stem): path for path in options.videos.glob("[0-9][0-9].mp4")}
+    if not paths:
+        raise ValueError(f"no 00.mp4, 01.mp4, ... in {options.videos}")
+    for i, row in enumerate(rows):
+        if i in paths:
+            yield "videos", row, read_video(paths[i]).frames
+
+
+def on_ground_truth(panel: Panel, rows: list[Row], size: tuple[int, ...]) -> Answers:
+    """What the judges see in true clips of the same attributes."""
+    spec = panel.concept(size[1]).spec
+    format = VideoFormat(16, spec.height, spec.width, 3.0)
+    found = []
+    for seed in range(LAYOUTS * len(rows)):
+        row = rows[seed % len(rows)]
+        scene = scene_for(**{field: row[field] for field in FIELDS}, seed=seed)
+        found.append((row, panel(render(scene, format))))
+    return found
+
+
+def held_out(row: Row) -> bool:
+    """Whether training showed this thing neither moving like that nor on that colour."""
+    return held_out_motion(row["concept"], row["motion"]) or held_out_colour(
+        row["concept"], row["background"]
+    )
+
+
+GROUPS: dict[str, Callable[[Row], bool]] = {
+    "all": lambda row: True,
+    "held-out pairs": held_out,
+    "other pairs": lambda row: not held_out(row),
+    **{style: lambda row, style=style: row["style"] == style for style in STYLES},
+    **{motion: lambda row, motion=motion: row["motion"] == motion for motion in MOTIONS},
+}
+
+
+def shares(answers: Answers) -> dict[str, dict[str, tuple[int, int]]]:
+    """(right, of) for every group of prompts and every fact; empty groups left out."""
+    result = {}
+    for group, belongs in GROUPS.items():
+        rows = [(asked, seen) for asked, seen in answers if belongs(asked)]
+        if rows:
+            result[group] = {
+                fact: (sum(asked[fact] == seen[fact] for asked, seen in rows), len(rows))
+                for fact in FACTS
+            }
+    return result
+
+
+def table(answers: Answers, truth: Answers) -> str:
+    """Every group's shares in per cent, the judges' own on ground truth last."""
+    head = f"{'right, in %':26}" + "".join(f"{fact:>26}" for fact in FACTS)
+    rows = {**shares(answers), "judges on ground truth": shares(truth)["all"]}
+    lines = [
+        f"{group:26}" + "".join(f"{percent(*found[fact]):>26}" for fact in FACTS)
+        for group, found in rows.items()
+    ]
+    return "\n".join([head, *lines])
+
+
+def small(clip: Frames) -> Frames:
+    """A few frames of a clip for the contact sheet, no higher than its cells."""
+    frames = clip[torch.linspace(0, len(clip) - 1, SHEET_COLUMNS).round().long()]
+    height, width = clip.shape[-2:]
+    if height <= SHEET_HEIGHT:
+        return frames
+    width = round(width * SHEET_HEIGHT / height)
+    return to_uint8(resize(to_float(frames)[None], SHEET_HEIGHT, width))[0]
+
+
+def save(options: Options, panel: Panel, results: dict, shown: dict[str, list[Frames]]) -> None:
+    """result.json and a contact sheet of every stage that was judged."""
+    accuracies = {name: asdict(judge.accuracy) for name, judge in panel.judges.items()}
+    facts = {
+        "options": {name: str(value) for name, value in asdict(options).items()},
+        "judges": accuracies,
+        "stages": results,
+    }
+    with replacing(options.out / "result.json") as path:
+        path.write_text(json.dumps(facts, indent=1) + "\n")
+    for stage, clips in shown.items():
+        scale = max(1, SHEET_HEIGHT // 2 // clips[0].shape[-2])
+        sheet = contact_sheet(clips, columns=SHEET_COLUMNS, scale=scale)
+        write_png(options.out / f"{stage}.png", sheet)
+    print(f"\n{options.out}/result.json and a contact sheet a stage; judges on held-out clips:")
+    for name, accuracy in accuracies.items():
+        print(f"  {name}: {percent(**accuracy)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,84 @@
+"""Specs refuse what cannot be built, and say what would fit."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from imagen_video import presets
+from imagen_video.spec import (
+    CascadeSpec,
+    GuidanceSpec,
+    SamplerSpec,
+    StageSpec,
+    TextSpec,
+    TrainSpec,
+    UNetSpec,
+    from_json,
+    to_json,
+)
+from imagen_video.video import VideoFormat
+
+TINY = presets.tiny()
+SSR, TSR = TINY.stages[2], TINY.stages[1]
+UNET = SSR.unet
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: replace(UNET, blocks=(1,)), "one entry a level"),
+        (lambda: replace(UNET, temporal_levels=(5,)), "must lie in 0..1"),
+        (lambda: replace(UNET, cross_levels=(1,)), "drop them in cross_levels"),
+        (lambda: replace(UNET, head_dim=24), "multiple of head_dim 24"),
+        (lambda: replace(UNET, widths=(12, 32)), "multiples of 8"),
+        (lambda: replace(UNET, patch=0), "at least 1"),
+        (lambda: GuidanceSpec(weight=-1.0), r"at least 0 \(off\)"),
+        (lambda: SamplerSpec(num_steps=0), "at least 1"),
+        (lambda: SamplerSpec(num_steps=8, gamma=2.0), r"in \[0, 1\]"),
+        (lambda: SamplerSpec(num_steps=8, percentile=99.5), r"in \(0, 1\]"),
+        (lambda: TrainSpec(steps=1, clips=0), "needs clips or image_packs"),
+        (lambda: replace(SSR, output=VideoFormat(8, 17, 24, 6.0)), "multiples of 4"),
+        (lambda: replace(SSR, output=VideoFormat(8, 20, 24, 6.0)), "not a whole multiple"),
+        (lambda: replace(SSR, output=VideoFormat(8, 16, 48, 6.0)), "change the aspect"),
+        (lambda: replace(SSR, output=VideoFormat(16, 16, 24, 6.0)), "either time or space"),
+        (lambda: replace(SSR, sampler=SamplerSpec(num_steps=2)), "needs aug_logsnr"),
+        (lambda: TextSpec(encoder="t5"), "needs a name or folder"),
+        (lambda: replace(TINY, stages=TINY.stages[1:]), "must be a base"),
+        (lambda: replace(TINY, stages=(TINY.stages[0], SSR)), "but 'base' gives 4x8x12@3"),
+        (lambda: replace(TINY, text=replace(TINY.text, dim=8)), "the encoder gives 8"),
+        (lambda: TINY.stage("sr9"), "there are: base, tsr1"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def edited(**changes) -> str:
+    return json.dumps(json.loads(to_json(SSR)) | changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected an object"),
+        (edited(colour="red"), "unknown fields"),
+        (edited(name=3), "StageSpec.name: expected str, got 3"),
+        (edited(weighting="heavy"), "'heavy' is none of v, eps"),
+        (edited(output=[8, 16, 24]), "StageSpec.output: expected an object"),
+        ('{"name": "x"}', "missing"),
+    ],
+)
+def test_bad_json_names_the_field(text, message):
+    with pytest.raises(ValueError, match=message):
+        from_json(StageSpec, text)
+
+
+def test_derived_facts():
+    assert [stage.kind for stage in TINY.stages[:3]] == ["base", "tsr", "ssr"]
+    assert (TSR.time_factor, TSR.space_factor, TSR.low_channels) == (2, 1, 4)
+    assert (SSR.time_factor, SSR.space_factor, SSR.low_channels) == (1, 2, 3)
+    assert presets.mini().stages[-1].unet.temporal_reach == 2
+    assert isinstance(from_json(CascadeSpec, to_json(TINY)).stages[0].unet, UNetSpec)
