@@ -48,6 +48,8 @@ from imagen_video.weights import load_stage
 FACTS = ("background", "motion", "concept")
 LAYOUTS = 4
 """Ground truth is rendered this many times a prompt, laid out differently."""
+LARGE = 96
+"""From this height on, concepts are read at 96x160."""
 SHEET_HEIGHT, SHEET_COLUMNS = 96, 8
 Row = dict[str, str]
 Answers = list[tuple[Row, Row]]
@@ -98,21 +100,24 @@ def main(options: Options) -> None:
 
 
 class Panel:
-    """The three judges of a clip."""
+    """The judges of a clip, loaded when they are first asked."""
 
     def __init__(self, folder: Path):
-        names = ("motion", "concept-24x40", "concept-96x160")
-        self.judges = {name: Judge.load(folder / f"{name}.safetensors") for name in names}
+        self.folder, self.judges = folder, {}
+
+    def judge(self, name: str) -> Judge:
+        if name not in self.judges:
+            self.judges[name] = Judge.load(self.folder / f"{name}.safetensors")
+        return self.judges[name]
 
     def concept(self, height: int) -> Judge:
         """The judge of concepts for videos of this height."""
-        large = self.judges["concept-96x160"]
-        return large if height >= large.spec.height else self.judges["concept-24x40"]
+        return self.judge("concept-24x40" if height < LARGE else "concept-96x160")
 
     def __call__(self, clip: Frames) -> Row:
         return {
             "background": nearest_colour(clip, COLOURS),
-            "motion": self.judges["motion"]([clip])[0],
+            "motion": self.judge("motion")([clip])[0],
             "concept": self.concept(clip.shape[-2])([clip])[0],
         }
 

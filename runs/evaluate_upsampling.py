@@ -96,7 +96,9 @@ def around(stage: Stage) -> Cascade:
 def on_held_out_clips(cascade: Cascade, options: Options) -> list[dict]:
     """One row a stage, two for stages in time."""
     rows, world = [], StickerWorld(1, split="test")
-    print(f"{'stage':6}{'clips':>22}{'':>9}{'rival':>9}{'pooled dB':>20}{'mean dB':>18}{'won':>8}")
+    print(f"{'':38}{'pooled dB':>22}{'mean dB':>24}")
+    numbers = f"{'stage':>8}{'rival':>8}{'gain':>8}"
+    print(f"{'stage':6}{'clips':>20}{'frames':>12}{numbers}{numbers}{'won':>6}")
     for stage in [s for s in cascade.stages if s.spec.kind != "base"]:
         if options.stages and stage.spec.name not in options.stages:
             continue
@@ -109,7 +111,7 @@ def on_held_out_clips(cascade: Cascade, options: Options) -> list[dict]:
         for part, pairs in errors.items():
             size = f"{len(pairs)} x {crop.frames}x{crop.height}x{crop.width}"
             row = {"stage": stage.spec.name, "part": part, "size": size} | summary(pairs)
-            print(line(row, "blend" if stage.spec.kind == "tsr" else "bicubic"))
+            print(line(row))
             rows.append(row)
     return rows
 
@@ -192,16 +194,14 @@ def summary(pairs: list[tuple[float, float]]) -> dict:
     }
 
 
-def line(row: dict, rival: str) -> str:
-    """A row of the table: stage - rival = gain."""
+def line(row: dict) -> str:
+    """A row of the table: PSNR of the stage, of its rival, and the difference."""
 
-    def cell(pair: list[float]) -> str:
-        return f"{pair[0]:6.2f} {pair[1]:6.2f} {pair[0] - pair[1]:+6.2f}"
+    def cells(pair: list[float]) -> str:
+        return f"{pair[0]:8.2f}{pair[1]:8.2f}{pair[0] - pair[1]:+8.2f}"
 
-    return (
-        f"{row['stage']:6}{row['size']:>22}{row['part']:>9}{rival:>9}{cell(row['pooled']):>22}"
-        f"{cell(row['mean']):>22}{row['won']:>5}"
-    )
+    numbers = cells(row["pooled"]) + cells(row["mean"])
+    return f"{row['stage']:6}{row['size']:>20}{row['part']:>12}{numbers}{row['won']:>6}"
 
 
 def on_real_clips(cascade: Cascade, options: Options) -> list[dict]:

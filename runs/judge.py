@@ -59,7 +59,7 @@ TASKS = {
             answers=MOTIONS, frames=16, height=24, width=40, over_time=True, widths=(32, 48, 64)
         ),
         batch=32,
-        steps=350,
+        steps=200,
     ),
     "concept-24x40": Task(
         fact="concept",
@@ -72,7 +72,7 @@ TASKS = {
             widths=(48, 96, 112),
         ),
         batch=192,
-        steps=350,
+        steps=500,
     ),
     "concept-96x160": Task(
         fact="concept",
@@ -86,7 +86,7 @@ TASKS = {
             widths=(32, 48, 80, 112),
         ),
         batch=96,
-        steps=350,
+        steps=800,
     ),
 }
 

@@ -1,6 +1,7 @@
 """Training one stage in one process (paper section 10; defaults of our scale in `TrainSpec`)."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,19 @@ class RunSpec:
     log_every: int = 20
     workers: int = 1
     device: str = "cpu"
+
+
+class Every:
+    """Answers yes once every so many minutes."""
+
+    def __init__(self, minutes: float):
+        self.seconds, self.last = 60 * minutes, time.monotonic()
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        due = now - self.last >= self.seconds
+        self.last = now if due else self.last
+        return due
 
 
 class Trainer:
@@ -71,27 +85,27 @@ class Trainer:
         `draw_sheet` is called at intervals with a stage that has the averaged weights.
         """
         run, start = self.run_spec, time.monotonic()
-        last_save = last_sheet = start
+        time_to_save, time_to_draw = Every(run.save_minutes), Every(run.sheet_minutes)
+        out_of_time = Every(math.inf if run.minutes is None else run.minutes)
         progress = tqdm(total=self.train.steps, initial=self.step, unit="step")
-        loader = batches(self.mix, start=self.step, workers=run.workers)
-        for batch in loader:
-            loss, norm = self._step(batch)
-            progress.update()
-            now = time.monotonic()
-            if self.step % run.log_every == 0:
-                self._log(loss, norm, batch, progress, (now - start))
-            if now - last_save > 60 * run.save_minutes:
-                self.save()
-                last_save = now
-            if draw_sheet and now - last_sheet > 60 * run.sheet_minutes:
-                self._draw(draw_sheet)
-                last_sheet = time.monotonic()
-            if run.minutes is not None and now - start > 60 * run.minutes:
-                break
+        try:
+            for batch in batches(self.mix, start=self.step, workers=run.workers):
+                loss, norm = self._step(batch)
+                progress.update()
+                if self.step % run.log_every == 0:
+                    self._log(loss, norm, batch, progress, time.monotonic() - start)
+                if time_to_save():
+                    self.save()
+                if draw_sheet and time_to_draw():
+                    draw_sheet(self.averaged())
+                if out_of_time():
+                    break
+        except KeyboardInterrupt:  # what was learned is kept: the run ends as if out of minutes
+            draw_sheet = None
         progress.close()
         self.save()
         if draw_sheet:
-            self._draw(draw_sheet)
+            draw_sheet(self.averaged())
         return self.step
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -102,7 +116,7 @@ class Trainer:
         generator = torch.Generator(device).manual_seed(self.run_spec.seed * 1_000_003 + self.step)
         cond = self._conditioning(batch)
         video = to_float(batch.video.to(device))
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             loss = self.stage.loss(video, cond, generator).value
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -153,9 +167,6 @@ class Trainer:
         facts = {"step": self.step, "seed": self.run_spec.seed}
         save_checkpoint(self.out, self.stage.unet, self.ema, self.optimizer, facts=facts)
         save_stage(self.averaged(), self.out, dtype=torch.bfloat16)
-
-    def _draw(self, draw_sheet: Callable[[Stage], None]) -> None:
-        draw_sheet(self.averaged())
 
 
 def rate_at(step: int, train: TrainSpec) -> float:
