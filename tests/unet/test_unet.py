@@ -9,10 +9,14 @@ from imagen_video import presets
 from imagen_video.spec import StageSpec
 from imagen_video.stage import build_unet
 from imagen_video.unet.inputs import Conditioning
+from imagen_video.video import resize
 
 TINY = presets.tiny().stages
 # The networks of mini at the smallest legal size and a few frames: every layer of the preset runs.
 MINI = presets.mini().stages
+V_STAGES = [
+    replace(stage, unet=replace(stage.unet, predicts="v")) for stage in presets.tiny().stages[1:3]
+]
 EVERY = [pytest.param(stage, id=f"tiny-{stage.name}") for stage in TINY] + [
     pytest.param(stage, id=f"mini-{stage.name}") for stage in MINI
 ]
@@ -89,10 +93,16 @@ def test_mixed_batch_equals_its_halves(spec):
     assert torch.allclose(both[1:], unet(z, logsnr, images), atol=2e-5)
 
 
-@pytest.mark.parametrize("spec", EVERY)
-def test_fresh_network_gives_exactly_zero(spec):
-    z, logsnr, cond = inputs(spec)
-    assert build_unet(spec)(z, logsnr, cond).abs().max() == 0
+@pytest.mark.parametrize("spec", EVERY + [pytest.param(p, id=p.name) for p in V_STAGES])
+def test_fresh_network_gives_zero_or_the_upsampled_low_video(spec):
+    z, logsnr, cond = inputs(spec, scale=4)
+    made = build_unet(spec)(z, logsnr, cond)
+    if cond.lowres is None or spec.unet.predicts == "v":
+        assert made.abs().max() == 0
+        return
+    up = resize(cond.lowres[:, :, :3], *z.shape[-2:])
+    inner = slice(spec.unet.patch, -spec.unet.patch)  # the convolution pads with zeros instead
+    assert torch.allclose(made[..., inner, inner], up[..., inner, inner], atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", EVERY)

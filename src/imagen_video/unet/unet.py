@@ -73,7 +73,8 @@ class VideoUNet(nn.Module):
     """(z, logsnr, conditioning) -> a video of the same shape, read as v or x by the stage.
 
     Every path outside the temporal layers treats frames as a batch of images. The output starts
-    at exactly zero.
+    at exactly zero, or, where x is predicted from a low-resolution video, at that video upsampled
+    bilinearly.
     """
 
     def __init__(self, spec: UNetSpec, *, low_channels: int = 0, space_factor: int = 1):
@@ -96,6 +97,8 @@ class VideoUNet(nn.Module):
         # What the low-resolution video says linearly goes straight to the output: the features
         # of a folded stage have too few channels to copy it beside everything else.
         self.low_out = zero(nn.Conv2d(low, pixels, 3, padding=1)) if low else None
+        if self.low_out is not None and spec.predicts == "x":
+            start_as_bilinear(self.low_out, fold=self.low_fold, factor=spec.patch // self.low_fold)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _build_levels(self, spec: UNetSpec) -> None:
@@ -184,6 +187,23 @@ class VideoUNet(nn.Module):
             raise ValueError(
                 f"got {cond.text.shape[1]} captions for {z.shape[1]} frames: give 1 or one a frame"
             )
+
+
+@torch.no_grad()
+def start_as_bilinear(conv: nn.Conv2d, *, fold: int, factor: int) -> None:
+    """Let a 3x3 convolution over folded pixels be bilinear upsampling of the first three channels.
+
+    Each output patch depends on the low-resolution pixels of its own and the eight cells around:
+    the weights are the upsampled impulses of those.
+    """
+    side, patch = 3 * fold, fold * factor
+    impulses = torch.eye(side * side).reshape(-1, 1, side, side)
+    seen = F.interpolate(impulses, scale_factor=float(factor), mode="bilinear")
+    seen = seen[:, 0, patch : 2 * patch, patch : 2 * patch]
+    kernel = rearrange(seen, "(y i x j) p q -> (p q) (i j) y x", y=3, x=3, i=fold, j=fold)
+    inputs, outputs = fold * fold, patch * patch
+    for c in range(3):
+        conv.weight[c * outputs : (c + 1) * outputs, c * inputs : (c + 1) * inputs] = kernel
 
 
 def fold(x: Float[Tensor, "b f c H W"], patch: int) -> Float[Tensor, "bf cpp h w"]:
