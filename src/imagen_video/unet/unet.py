@@ -96,9 +96,13 @@ class VideoUNet(nn.Module):
         self.out = zero(nn.Conv2d(spec.widths[0], pixels, 3, padding=1))
         # What the low-resolution video says linearly goes straight to the output: the features
         # of a folded stage have too few channels to copy it beside everything else.
-        self.low_out = zero(nn.Conv2d(low, pixels, 3, padding=1)) if low else None
-        if self.low_out is not None and spec.predicts == "x":
-            start_as_bilinear(self.low_out, fold=self.low_fold, factor=spec.patch // self.low_fold)
+        self.low_out = None
+        if low:
+            self.low_out = nn.Conv2d(low, pixels, 3, padding=1)
+            zero(self.low_out)
+            if spec.predicts == "x":
+                factor = spec.patch // self.low_fold
+                start_as_bilinear(self.low_out, fold=self.low_fold, factor=factor)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def _build_levels(self, spec: UNetSpec) -> None:
