@@ -118,8 +118,9 @@ def test_folded_stage_carries_what_it_predicts(spec):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[0] > 0.1
-    assert sum(losses[-5:]) / 5 < 0.01 * losses[0]
+    end = sum(losses[-5:]) / 5
+    assert end < 3e-3  # better than 31 dB over the whole clip
+    assert end < 0.3 * losses[0]
 
 
 def tiny_trainer(folder: Path, tiny, steps: int = 12, **options) -> Trainer:
