@@ -144,7 +144,7 @@ def mini() -> CascadeSpec:
     )
 
     def sr(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec, *, shift: float) -> StageSpec:
-        return _row(unet, sampler, train, logsnr_shift=shift, max_weight=8.0, aug_max=0.4)
+        return _row(unet, sampler, train, logsnr_shift=shift, max_weight=8.0, aug_max=0.15)
 
     def net(widths, blocks, patch: int, **options: Any) -> UNetSpec:
         everywhere: dict[str, Any] = {"temporal_levels": tuple(range(len(widths)))}
@@ -247,7 +247,7 @@ def tiny(text: TextSpec | None = None) -> CascadeSpec:
         train = TrainSpec(
             steps=20, clips=2, image_packs=1, learning_rate=2e-3, warmup=5, cooldown=5, ema=0.9
         )
-        return _row(network, sampler, train, logsnr_shift=-3.0, max_weight=8.0, aug_max=0.4)
+        return _row(network, sampler, train, logsnr_shift=-3.0, max_weight=8.0, aug_max=0.15)
 
     rows = [
         row(1, None, temporal="attention", attention_levels=(0, 1), predicts="v"),
