@@ -1,0 +1,24 @@
+import stat
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from imagen_video.files import replacing
+
+
+def test_a_file_is_as_readable_as_any_other_whoever_wrote_it(tmp_path):
+    (tmp_path / "plain").touch()
+    with replacing(tmp_path / "weights") as path:
+        save_file({"w": torch.zeros(1)}, path)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "weights")}
+    assert len(modes) == 1
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a") as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "old"
