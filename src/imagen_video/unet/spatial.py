@@ -80,12 +80,14 @@ class TextAttention(nn.Module):
         parts = rearrange(
             tokens, "b n (p k d) -> p b k n d", k=self.heads, d=x.shape[1] // self.heads
         )
+        # Unbound, not indexed: the gradient of an index is a zero tensor of the whole.
+        q, *pixels = parts.unbind(0)
         k, v = self._text_keys(text, share)
         seen = F.pad(mask, (1, 0), value=True).repeat_interleave(share, 0)
         if self.to_pixels:
-            k, v = torch.cat([k, parts[1]], 2), torch.cat([v, parts[2]], 2)
+            k, v = (torch.cat([a, b], 2) for a, b in zip((k, v), pixels, strict=True))
             seen = F.pad(seen, (0, height * width), value=True)
-        h = attend(parts[0], k, v, mask=seen[:, None, None])
+        h = attend(q, k, v, mask=seen[:, None, None])
         h = self.out(rearrange(h, "b k n d -> b n (k d)"))
         return x + rearrange(h, "b (h w) c -> b c h w", h=height)
 
@@ -93,5 +95,5 @@ class TextAttention(nn.Module):
         null = self.null_kv.expand(text.shape[0], 1, -1)
         both = torch.cat([null, self.text_kv(self.text_norm(text))], 1)
         both = rearrange(both, "t n (two k d) -> two t k n d", two=2, k=self.heads)
-        k, v = both.repeat_interleave(share, 1)
+        k, v = both.repeat_interleave(share, 1).unbind(0)
         return k, v
