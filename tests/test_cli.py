@@ -84,14 +84,18 @@ def test_upscale_keeps_every_frame(model, tmp_path):
     clip = read_video(tmp_path / "large.mp4")
     assert clip.frames.shape == (8, 3, 32, 48)
     assert clip.fps == 6
+    facts = json.loads((tmp_path / "large.json").read_text())
+    assert facts["source"] == str(small) and facts["stages"] == ["ssr3"]
+    assert {"seed", "steps", "version", "spec"} <= facts.keys()
 
 
 def test_train_twice_goes_on_where_it_stopped(tmp_path):
     words = ("train", "--preset", "tiny", "--stage", "ssr1", "--steps", 6, "--out", tmp_path)
     assert run(*words, "--minutes", "0").returncode == 0
-    first = json.loads(json.dumps((tmp_path / "stage.json").read_text()))
-    assert "ssr1" in first
-    assert run(*words).returncode == 0
+    assert json.loads((tmp_path / "stage.json").read_text())["name"] == "ssr1"
+    again = run(*words)
+    assert again.returncode == 0
+    assert "| 1/6 [" in again.stderr  # the bar starts where the first run stopped
     assert (tmp_path / "sheets" / "step-000006.png").exists()
 
 

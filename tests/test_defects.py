@@ -11,15 +11,18 @@ import pytest
 import torch
 
 from imagen_video import presets
+from imagen_video.data.clips import Crop
 from imagen_video.data.mix import Mix
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.schedule import CosineSchedule
+from imagen_video.lowres import low_from_truth
 from imagen_video.spec import StageSpec, UNetSpec
 from imagen_video.stage import build_unet
+from imagen_video.training.trainer import RunSpec
 from imagen_video.unet.embed import level_input
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.temporal import TemporalConv
-from imagen_video.video import VideoFormat, resize
+from imagen_video.video import VideoFormat, resize, to_float
 
 
 def call(unet: torch.nn.Module, spec: StageSpec, *, frames: int, is_video: bool) -> torch.Tensor:
@@ -48,17 +51,27 @@ def test_d5_still_in_super_resolution_never_meets_a_temporal_layer(spec):
     assert torch.equal(with_layers, call(unet, spec, frames=1, is_video=False))
 
 
-def test_d8_static_clip_stays_static_and_low_is_the_same_region():
+def test_d8_all_frames_share_one_crop_and_low_is_the_same_region():
     spec = presets.mini().stage("ssr2")
     spec = replace(spec, train=replace(spec.train, crop=(96, 160), frames=4, image_packs=0))
 
-    class Static(StickerSource):
-        def clip(self, index, format, crop):
-            example = super().clip(index, format, replace(crop, frame=0, frames=1))
-            return replace(example, video=example.video.expand(crop.frames, -1, -1, -1))
+    source, seen = StickerSource(0), []
 
-    batch = Mix(Static(0), spec, seed=0, steps=1)[0]
-    assert (batch.video == batch.video[:, :1]).all()
+    class Noting(StickerSource):
+        def clip(self, index, format, crop):
+            seen.append((index, crop))
+            return super().clip(index, format, crop)
+
+    video = Mix(Noting(0), spec, seed=3, steps=1)[0].video[0]
+    index, crop = seen[0]
+    whole = source.clip(index, spec.output, Crop(crop.frame, 0, 0, crop.frames, *spec.output.size))
+    box = (slice(crop.top, crop.top + crop.height), slice(crop.left, crop.left + crop.width))
+    assert (video.int() - whole.video[..., *box].int()).abs().max() <= 1
+    low = low_from_truth(to_float(video)[None], spec)
+    small = low_from_truth(to_float(whole.video)[None], spec)
+    box = (slice(side.start // 4, side.stop // 4) for side in box)
+    inner = (..., slice(2, -2), slice(2, -2))  # at its borders a crop is resized without neighbours
+    assert (low[inner] - small[..., *box][inner]).abs().max() < 0.02
 
 
 def test_d10_unknown_arguments_raise_and_temporal_layers_keep_the_frames():
@@ -67,6 +80,12 @@ def test_d10_unknown_arguments_raise_and_temporal_layers_keep_the_frames():
     for frames in (1, 3, 8):
         spec = presets.tiny().stages[2]
         assert call(build_unet(spec), spec, frames=frames, is_video=True).shape[1] == frames
+
+
+@pytest.mark.parametrize("wrong", [{"log_every": 0}, {"save_minutes": 0.0}, {"sheet_minutes": 0.0}])
+def test_d21_no_interval_is_zero(wrong):
+    with pytest.raises(ValueError, match="must be above 0, got 0"):
+        RunSpec(**wrong)
 
 
 CHOICES = [

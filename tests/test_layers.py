@@ -8,9 +8,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "imagen_video"
 LAYERS = (
-    {"shapes", "files", "video", "pyav", "spec", "presets"},
+    {"shapes", "files", "video", "pyav", "spec", "spec_json", "presets"},
     {"diffusion", "unet", "text"},
-    {"lowres", "weights", "stage", "cascade", "info"},
+    {"lowres", "weights", "stage", "sampling", "cascade", "info"},
     {"data", "training", "metrics"},
     {"cli"},
 )

@@ -4,7 +4,8 @@ import pytest
 
 from imagen_video import presets
 from imagen_video.info import flops_per_call
-from imagen_video.spec import CascadeSpec, from_json, to_json
+from imagen_video.spec import CascadeSpec
+from imagen_video.spec_json import from_json, to_json
 from imagen_video.stage import build_unet
 
 PUBLISHED = (5.6e9, 1.7e9, 1.4e9, 1.2e9, 780e6, 630e6, 340e6)

@@ -14,9 +14,8 @@ from imagen_video.spec import (
     TextSpec,
     TrainSpec,
     UNetSpec,
-    from_json,
-    to_json,
 )
+from imagen_video.spec_json import from_json, to_json
 from imagen_video.video import VideoFormat
 
 TINY = presets.tiny()
@@ -43,6 +42,17 @@ UNET = SSR.unet
         (lambda: replace(SSR, output=VideoFormat(8, 16, 48, 6.0)), "change the aspect"),
         (lambda: replace(SSR, output=VideoFormat(16, 16, 24, 6.0)), "either time or space"),
         (lambda: replace(SSR, sampler=SamplerSpec(num_steps=2)), "needs aug_logsnr"),
+        (lambda: replace(UNET, embed_dim=33), "must be even"),
+        (lambda: replace(UNET, embed_dim=50), "multiple of its 3 heads"),
+        (lambda: replace(SSR, train=replace(SSR.train, crop=(10, 8))), "multiples of 4"),
+        (lambda: replace(SSR, train=replace(SSR.train, crop=(400, 400))), "does not fit into"),
+        (lambda: replace(SSR, train=replace(SSR.train, frames=999)), "cannot train on 999"),
+        (lambda: replace(TSR, train=replace(TSR.train, frames=7)), "a multiple of 2"),
+        (lambda: replace(SSR.train, steps=-3), "steps must be above 0"),
+        (lambda: replace(SSR.train, learning_rate=-1.0), "learning_rate must be above 0"),
+        (lambda: replace(SSR.train, clips=-1), "clips must be >= 0"),
+        (lambda: replace(SSR, aug_max=7.0), "aug_max must lie in"),
+        (lambda: replace(SSR, max_weight=-1.0), "max_weight must be above 0"),
         (lambda: TextSpec(encoder="t5"), "needs a name or folder"),
         (lambda: replace(TINY, stages=TINY.stages[1:]), "must be a base"),
         (lambda: replace(TINY, stages=(TINY.stages[0], SSR)), "but 'base' gives 4x8x12@3"),

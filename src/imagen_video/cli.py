@@ -1,5 +1,6 @@
 """The command line: one dataclass of options and one function a command."""
 
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ import tyro
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:  # torch takes a second to import: only commands that need it pay
-    from imagen_video.cascade import Progress
+    from imagen_video.sampling import Progress
     from imagen_video.spec import CascadeSpec
-    from imagen_video.video import Frames
+    from imagen_video.video import VideoClip
 
 
 @dataclass
@@ -127,12 +128,13 @@ def main() -> None:
 
 
 def generate(options: Generate) -> None:
-    from imagen_video.cascade import Cascade, SampleSpec, save_video
+    from imagen_video.cascade import Cascade
+    from imagen_video.sampling import SampleSpec, save_video
 
     prompts = _prompts(options)
     outputs = _outputs(options.output, len(prompts))
     _probe(outputs)
-    low = _read(options.input)
+    low = _read(options.input) if options.input else None
     wanted = SampleSpec(
         seed=options.seed,
         negative_prompt=options.negative_prompt,
@@ -143,11 +145,14 @@ def generate(options: Generate) -> None:
         start=options.start,
     )
     cascade = Cascade.from_pretrained(options.model)
-    last = cascade.plan(wanted)[-1].spec.name
-    for progress in _with_bars(cascade.stream(prompts, wanted, low=low)):
+    frames, fps = (low.frames, low.fps) if low else (None, None)
+    last = cascade.plan(wanted, low_frames=None if low is None else len(low.frames))[-1].spec.name
+    given = {"input": str(options.input)} if options.input else {}
+    for progress in _with_bars(cascade.stream(prompts, wanted, low=frames, low_fps=fps)):
         if progress.video is None:
             continue
-        output, facts = outputs[progress.prompt], cascade.metadata(prompts[progress.prompt], wanted)
+        output = outputs[progress.prompt]
+        facts = cascade.metadata(prompts, progress.prompt, wanted, **given)
         if options.save_stages and progress.stage != last:
             output = output.with_stem(f"{output.stem}.{progress.stage}")
         elif progress.stage != last:
@@ -157,28 +162,30 @@ def generate(options: Generate) -> None:
 
 
 def upscale(options: Upscale) -> None:
-    from imagen_video.cascade import Cascade, save_video
+    from imagen_video.cascade import Cascade
+    from imagen_video.sampling import SampleSpec, save_video
     from imagen_video.video import read_video
 
     _probe([options.output])
     clip = read_video(options.video, max_frames=options.max_frames)
     cascade = Cascade.from_pretrained(options.model)
-    fps = clip.fps
+    _check_even(clip, [cascade.spec.stage(name).space_factor for name in options.stages])
     steps = cascade.upscale(
         clip.frames,
         options.prompt,
+        fps=clip.fps,
         stages=options.stages,
         seed=options.seed,
         steps=options.steps,
     )
-    video: Frames | None = None
+    video, fps = clip.frames, clip.fps
     for progress in _with_bars(steps):
         if progress.video is not None:
-            fps *= cascade.spec.stage(progress.stage).time_factor
-            video = progress.video
-    assert video is not None
-    facts = {"source": str(options.video), "prompt": options.prompt, "stages": options.stages}
-    save_video(options.output, video, fps=fps, metadata=facts | {"model": cascade.spec.name})
+            video, fps = progress.video, progress.fps
+    wanted = SampleSpec(seed=options.seed, steps=options.steps, guidance=0.0)
+    more = {"source": str(options.video), "stages": options.stages}
+    facts = cascade.metadata([options.prompt], 0, wanted, **more)
+    save_video(options.output, video, fps=fps, metadata=facts)
     print(f"{options.output}: {len(video)} frames of {video.shape[-1]}x{video.shape[-2]}")
 
 
@@ -249,10 +256,19 @@ def _probe(outputs: list[Path]) -> None:
         probe_output(output)
 
 
-def _read(path: Path | None) -> "Frames | None":
+def _read(path: Path) -> "VideoClip":
     from imagen_video.video import read_video
 
-    return None if path is None else read_video(path).frames
+    return read_video(path)
+
+
+def _check_even(clip: "VideoClip", factors: list[int]) -> None:
+    """H.264 stores colour for 2x2 pixels: say so before the work, not after it."""
+    height, width = clip.frames.shape[-2:]
+    if any(side * math.prod(factors) % 2 for side in (height, width)):
+        raise ValueError(
+            f"{width}x{height} stays odd, and an mp4 needs even sides: name a stage that enlarges"
+        )
 
 
 def _with_bars(steps: "Iterator[Progress]") -> "Iterator[Progress]":

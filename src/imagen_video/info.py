@@ -75,6 +75,11 @@ def _row(spec: StageSpec, rate: float) -> Row:
     per_call = flops_per_call(unet, spec, part) * frames // part
     guided = spec.sampler.guidance.on
     calls = spec.sampler.num_steps * (2 if guided else 1)
+    # Windows compute the frames that they share with their neighbours twice.
+    windows, shared = 1, 0
+    if spec.sampler.window:
+        windows, shared = -(-frames // spec.sampler.window), 2 * spec.unet.temporal_reach
+    overlap = (frames + (windows - 1) * shared) / frames
     return Row(
         stage=spec.name,
         kind=spec.kind,
@@ -82,11 +87,11 @@ def _row(spec: StageSpec, rate: float) -> Row:
         parameters=parameters,
         flops_per_call=per_call,
         calls=calls,
-        flops=per_call * calls,
+        flops=round(per_call * calls * overlap),
         steps=spec.sampler.num_steps,
         guided=guided,
         memory_bytes=HALF * parameters + _activations(spec, guided),
-        seconds=per_call * calls / rate,
+        seconds=per_call * calls * overlap / rate,
         levels=tuple(_level(spec, i) for i in range(len(spec.unet.widths))),
     )
 

@@ -18,8 +18,8 @@ from imagen_video.spec import (
     TextSpec,
     TrainSpec,
     UNetSpec,
-    from_json,
 )
+from imagen_video.spec_json import from_json
 from imagen_video.video import VideoFormat
 
 NAMES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")
@@ -35,6 +35,8 @@ FORMATS = tuple(
         "128x768x1280@24",
     )
 )
+# The sticker world's captions have some twenty tokens.
+SHORT_CAPTIONS = TextSpec(length=32)
 OSCILLATING = GuidanceSpec(weight=15.0, low=1.0, constant_steps=26)
 
 
@@ -52,9 +54,10 @@ def _cascade(
 
 def _row(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec, **options) -> StageSpec:
     """A stage whose place in the cascade `_cascade` fills in."""
+    height, width = train.crop or (unet.multiple, unet.multiple)
     return StageSpec(
         name="",
-        output=VideoFormat(1, unet.multiple, unet.multiple, 1.0),
+        output=VideoFormat(train.frames or 1, height, width, 1.0),
         unet=unet,
         sampler=sampler,
         train=train,
@@ -210,7 +213,7 @@ def mini() -> CascadeSpec:
             crops(3, frames=4, crop=(256, 256), packs=1),
         ),
     ]
-    return _cascade("mini", TextSpec(), FORMATS, rows)
+    return _cascade("mini", SHORT_CAPTIONS, FORMATS, rows)
 
 
 def tiny(text: TextSpec | None = None) -> CascadeSpec:
@@ -254,7 +257,7 @@ def tiny(text: TextSpec | None = None) -> CascadeSpec:
         row(4, norm="layer"),
         row(8, window=8, norm="layer", temporal_levels=(1,)),
     ]
-    return _cascade("tiny", text or TextSpec(), formats, rows)
+    return _cascade("tiny", text or SHORT_CAPTIONS, formats, rows)
 
 
 PRESETS: dict[str, Callable[[], CascadeSpec]] = {"paper": paper, "mini": mini, "tiny": tiny}

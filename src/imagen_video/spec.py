@@ -1,13 +1,9 @@
-"""The cascade as data: frozen specs, checked when built, saved as JSON beside the weights."""
+"""The cascade as data: frozen specs, checked when built; `spec_json` saves them."""
 
-import json
-import types
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
 
 from imagen_video.video import VideoFormat
-
-Spec = TypeVar("Spec")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -58,6 +54,12 @@ class UNetSpec:
                 f"width {self.widths[level]} of level {level} must be a multiple of "
                 f"head_dim {self.head_dim}",
             )
+        heads = max(1, self.embed_dim // self.head_dim)
+        _require(
+            self.embed_dim > 0 and self.embed_dim % 2 == 0 and self.embed_dim % heads == 0,
+            f"embed_dim {self.embed_dim} must be even and a multiple of its {heads} heads of "
+            f"head_dim {self.head_dim}",
+        )
         for width in self.widths:
             _require(width % 8 == 0, f"widths must be multiples of 8, got {width}")
 
@@ -139,6 +141,10 @@ class TrainSpec:
     weight_decay: float = 0.0
 
     def __post_init__(self):
+        for name in ("steps", "learning_rate", "grad_clip"):
+            _require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("clips", "image_packs", "warmup", "cooldown", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         _require(self.clips + self.image_packs > 0, "a batch needs clips or image_packs")
         _require(0 <= self.text_dropout < 1, "text_dropout must lie in [0, 1)")
         _require(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema}")
@@ -167,8 +173,8 @@ class StageSpec:
     aug_max: float = 1.0
 
     def __post_init__(self):
-        for video in (self.output, *([self.input] if self.input else [])):
-            self._check_fits(video)
+        self._check_sizes(*self.output.size, what=str(self.output))
+        self._check_training()
         if self.input:
             self._check_upsampling(self.input)
             _require(
@@ -181,14 +187,34 @@ class StageSpec:
                 f"stage {self.name!r}: a window needs temporal convolutions, not attention",
             )
 
-    def _check_fits(self, video: VideoFormat) -> None:
-        if video is self.output:
-            multiple = self.unet.multiple
+    def _check_sizes(self, height: int, width: int, *, what: str) -> None:
+        multiple = self.unet.multiple
+        _require(
+            height > 0 and width > 0 and height % multiple == 0 and width % multiple == 0,
+            f"stage {self.name!r}: {what} must have height and width in multiples of "
+            f"{multiple} (patch {self.unet.patch}, {len(self.unet.widths)} levels)",
+        )
+
+    def _check_training(self) -> None:
+        frames, crop = self.train.frames, self.train.crop
+        if frames is not None:
             _require(
-                video.height % multiple == 0 and video.width % multiple == 0,
-                f"stage {self.name!r}: {video} must have height and width in multiples of "
-                f"{multiple} (patch {self.unet.patch}, {len(self.unet.widths)} levels)",
+                0 < frames <= self.output.frames and frames % self.time_factor == 0,
+                f"stage {self.name!r}: it cannot train on {frames} of {self.output.frames} frames: "
+                f"give a multiple of {self.time_factor} up to {self.output.frames}",
             )
+        if crop is not None:
+            self._check_sizes(*crop, what=f"the crop {crop[0]}x{crop[1]}")
+            _require(
+                crop[0] <= self.output.height and crop[1] <= self.output.width,
+                f"stage {self.name!r}: a crop of {crop[0]}x{crop[1]} does not fit into "
+                f"{self.output}",
+            )
+        _require(0 < self.aug_max <= 1, f"aug_max must lie in (0, 1], got {self.aug_max}")
+        _require(
+            self.max_weight is None or self.max_weight > 0,
+            f"max_weight must be above 0, got {self.max_weight}",
+        )
 
     def _check_upsampling(self, low: VideoFormat) -> None:
         high = self.output
@@ -237,7 +263,7 @@ class TextSpec:
     encoder: Literal["minilm", "t5"] = "minilm"
     name: str = ""
     dim: int = 384
-    length: int = 32
+    length: int = 128
 
     def __post_init__(self):
         _require(self.length >= 1, f"token length must be at least 1, got {self.length}")
@@ -274,58 +300,11 @@ class CascadeSpec:
             )
 
     def stage(self, name: str) -> StageSpec:
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        names = ", ".join(stage.name for stage in self.stages)
-        raise ValueError(f"no stage {name!r} in {self.name!r}; there are: {names}")
+        return self.stages[self.index(name)]
 
-
-def to_json(spec: Any) -> str:
-    """Any spec as indented JSON; `from_json` gives it back equal."""
-    return json.dumps(asdict(spec), indent=2) + "\n"
-
-
-def from_json(kind: type[Spec], text: str) -> Spec:
-    """A spec from its JSON. Raises ValueError for unknown or missing fields and wrong values."""
-    try:
-        return _build(kind, json.loads(text), kind.__name__)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{kind.__name__}: not JSON ({error})") from None
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    if is_dataclass(kind):
-        return _build_dataclass(kind, value, where)
-    if get_origin(kind) in (Union, types.UnionType):
-        options = [option for option in get_args(kind) if option is not type(None)]
-        return None if value is None else _build(options[0], value, where)
-    if get_origin(kind) is tuple:
-        items = get_args(kind)
-        if not isinstance(value, list):
-            raise ValueError(f"{where}: expected a list, got {value!r}")
-        inner = [items[0]] * len(value) if items[-1] is Ellipsis else items
-        return tuple(_build(k, v, where) for k, v in zip(inner, value, strict=True))
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ValueError(f"{where}: {value!r} is none of {', '.join(get_args(kind))}")
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected an object, got {value!r}")
-    hints = get_type_hints(kind)
-    unknown = set(value) - {f.name for f in fields(kind)}
-    if unknown:
-        raise ValueError(f"{where}: unknown fields {sorted(unknown)}; known: {sorted(hints)}")
-    built = {name: _build(hints[name], v, f"{where}.{name}") for name, v in value.items()}
-    try:
-        return kind(**built)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+    def index(self, name: str) -> int:
+        """Where a stage stands. Raises ValueError for a name that is not there."""
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise ValueError(f"no stage {name!r} in {self.name!r}; there are: {', '.join(names)}")
+        return names.index(name)

@@ -7,7 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from imagen_video.files import replacing
-from imagen_video.spec import StageSpec, from_json, to_json
+from imagen_video.spec import StageSpec
+from imagen_video.spec_json import from_json, to_json
 from imagen_video.stage import Stage, build_unet
 
 SPEC, MODEL = "stage.json", "model.safetensors"

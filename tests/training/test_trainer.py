@@ -27,7 +27,7 @@ from imagen_video.training.trainer import (
     with_steps,
 )
 from imagen_video.unet.inputs import Conditioning
-from imagen_video.video import VideoFormat, to_float
+from imagen_video.video import VideoFormat, resize, to_float
 
 # One thread and one job after the other: the same sums in the same order.
 COMMAND = """
@@ -38,6 +38,10 @@ sys.argv = ["imagen-video", "train", "--preset", "tiny", "--stage", "tsr1", "--s
             "--out", sys.argv[1]]
 main()
 """
+
+
+# The last is Ctrl-C, after which a run saves and ends by itself.
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT)
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -62,7 +66,7 @@ def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
         time.sleep(chance.uniform(0, 0.4))
         if run.poll() is not None:
             break
-        run.send_signal(signal.SIGKILL)
+        run.send_signal(SIGNALS[kills])
         run.wait()
         kills += 1
     last = start(tmp_path / "killed")
@@ -97,16 +101,23 @@ MINI = [stage for stage in presets.mini().stages if stage.unet.patch > 1]
 
 @pytest.mark.parametrize("spec", MINI, ids=lambda spec: spec.name)
 def test_folded_stage_carries_what_it_predicts(spec):
-    """At low noise the loss goes to near zero when one clip is learned by heart (decision 13)."""
+    """At low noise the loss goes to near zero when one clip is learned by heart (decision 13).
+
+    The clip has a new pattern in every patch: more numbers than a folded stage has channels.
+    """
     torch.manual_seed(0)
     stage = Stage(replace(spec, aug_max=0.01))  # the question is what the network can carry
     side = 2 * spec.unet.multiple
     small = VideoFormat(4, side, side, 24.0)
-    clip = Still().clip(0, small, Crop(0, 0, 0, 4, side, side)).video
-    video = to_float(clip)[None].repeat(2, 1, 1, 1, 1)
+    coarse = 2 * torch.rand(1, 3, side // 2, side // 2) - 1
+    pattern = resize(coarse[None], small.height, small.width)[0, 0]
+    clip = torch.stack([pattern.roll(3 * frame, -1) for frame in range(small.frames)])
+    video = clip[None].repeat(2, 1, 1, 1, 1)
     text = torch.zeros(2, 1, 1, spec.unet.text_dim)
     cond = Conditioning(text, text[..., 0] > 1, torch.tensor([True, True]))
-    low_noise = Objective(weighting="x", times=lambda b, g: torch.full((b,), 0.02, device=g.device))
+    low_noise = Objective(
+        weighting="x", times=lambda b, g: torch.full((b,), 0.005, device=g.device)
+    )
     optimizer = torch.optim.AdamW(stage.unet.parameters(), weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     losses, steps = [], 100
@@ -119,8 +130,8 @@ def test_folded_stage_carries_what_it_predicts(spec):
         optimizer.step()
         losses.append(loss.item())
     end = sum(losses[-5:]) / 5
-    assert end < 4e-3  # 30 dB over the whole clip
-    assert end < 0.5 * losses[0]
+    assert end < 2e-3  # 33 dB over the whole clip
+    assert end < 0.1 * losses[0]
 
 
 def tiny_trainer(folder: Path, tiny, steps: int = 12, **options) -> Trainer:
@@ -162,6 +173,25 @@ def test_another_seed_or_network_does_not_resume(tiny, tmp_path):
     mix = Mix(Still(), spec, seed=0, steps=3)
     with pytest.raises(ValueError, match="another network"):
         Trainer(Stage(spec), mix, tiny.encoder, tmp_path, RunSpec(workers=0))
+
+
+def test_another_spec_of_the_same_network_does_not_resume(tiny, tmp_path):
+    """TSR-2 and TSR-3 have equal networks: going on as the wrong one would spoil both."""
+    tiny_trainer(tmp_path, tiny).run()
+    spec = with_steps(presets.tiny().stages[0], 12)
+    for other in (replace(spec, name="other"), replace(spec, logsnr_shift=-1.0)):
+        mix = Mix(Still(), other, seed=0, steps=3)
+        with pytest.raises(ValueError, match=r"trained with another (name|logsnr_shift)"):
+            Trainer(Stage(other), mix, tiny.encoder, tmp_path, RunSpec(workers=0))
+
+
+def test_a_gradient_that_is_never_finite_ends_the_run(tiny, tmp_path):
+    trainer = tiny_trainer(tmp_path, tiny, steps=200, log_every=10)
+    next(trainer.stage.unet.parameters()).data.fill_(torch.inf)
+    with pytest.raises(ValueError, match="not finite in the last 50 steps"):
+        trainer.run()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["skipped"] == 10
 
 
 def test_initialising_takes_what_fits(tiny, tmp_path):

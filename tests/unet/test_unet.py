@@ -17,8 +17,24 @@ MINI = presets.mini().stages
 V_STAGES = [
     replace(stage, unet=replace(stage.unet, predicts="v")) for stage in presets.tiny().stages[1:3]
 ]
-EVERY = [pytest.param(stage, id=f"tiny-{stage.name}") for stage in TINY] + [
-    pytest.param(stage, id=f"mini-{stage.name}") for stage in MINI
+
+
+def thin(stage: StageSpec) -> StageSpec:
+    """A stage of `paper()` with every layer it has, a sixteenth as wide and one block a level."""
+    unet = stage.unet
+    widths = tuple(width // 16 for width in unet.widths)
+    blocks = (1,) * len(widths)
+    return replace(
+        stage,
+        unet=replace(unet, widths=widths, blocks=blocks, head_dim=8, embed_dim=32, text_dim=16),
+    )
+
+
+PAPER = [thin(stage) for stage in presets.paper().stages]
+EVERY = [
+    pytest.param(stage, id=f"{preset}-{stage.name}")
+    for preset, stages in (("tiny", TINY), ("mini", MINI), ("paper", PAPER))
+    for stage in stages
 ]
 
 
@@ -48,7 +64,7 @@ def inputs(spec: StageSpec, *, clips=1, frames=3, is_video=True, captions=1, sca
 
 
 def frame(cond: Conditioning, i: int) -> Conditioning:
-    return replace(cond.window(i, i + 1))
+    return cond.window(i, i + 1)
 
 
 @pytest.mark.parametrize("spec", EVERY)

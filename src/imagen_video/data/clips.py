@@ -1,6 +1,7 @@
 """One captioned clip or image, whatever it comes from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from imagen_video.video import Frames, VideoFormat
@@ -30,10 +31,11 @@ class Crop:
 
 @dataclass(frozen=True)
 class Example:
-    """Frames and what they show: one caption."""
+    """Frames and what they show: one caption, and the facts behind it where they are known."""
 
     video: Frames
     caption: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable

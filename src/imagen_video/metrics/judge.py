@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from imagen_video.files import replacing
 from imagen_video.shapes import Float
-from imagen_video.spec import from_json, to_json
+from imagen_video.spec_json import from_json, to_json
 from imagen_video.video import Frames, resize, to_float
 
 

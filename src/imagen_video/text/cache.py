@@ -15,7 +15,8 @@ from torch import Tensor
 
 from imagen_video.files import replacing
 from imagen_video.shapes import Float
-from imagen_video.text.encoder import TextEmbedding, TextEncoder, checked
+from imagen_video.spec import TextSpec
+from imagen_video.text.encoder import TextEmbedding, TextEncoder, checked, load_encoder
 
 MEMORY_BYTES = 2**28
 
@@ -80,6 +81,15 @@ class CachedEncoder:
                 save_file({"tokens": row.contiguous()}, temporary)
         except OSError as error:
             warnings.warn(f"text embeddings are not kept in {self.folder}: {error}", stacklevel=3)
+
+
+def load_keeping(spec: TextSpec, *, dtype: torch.dtype = torch.float32) -> TextEncoder:
+    """The encoder that `spec` names; T5's answers are kept on disk, as one can take seconds.
+
+    MiniLM's take milliseconds, and training asks for thousands of different ones a minute.
+    """
+    encoder = load_encoder(spec, dtype=dtype)
+    return CachedEncoder(encoder) if spec.encoder == "t5" else encoder
 
 
 class EmbeddingTable:

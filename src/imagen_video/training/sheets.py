@@ -85,4 +85,4 @@ def held_out(spec: StageSpec, *, count: int) -> list[tuple[Frames, str]]:
     )
     crop = Crop(0, top, left, frames, height, width)
     scenes = [world.clip(i) for i in range(count)]
-    return [(render(scene, replace(spec.output), crop=crop), scene.caption) for scene in scenes]
+    return [(render(scene, spec.output, crop=crop), scene.caption) for scene in scenes]

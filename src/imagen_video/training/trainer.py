@@ -2,9 +2,12 @@
 
 import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +16,7 @@ from tqdm import tqdm
 
 from imagen_video.data.mix import Batch, Mix, batches
 from imagen_video.spec import StageSpec, TrainSpec
+from imagen_video.spec_json import from_json, to_json
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
 from imagen_video.training.checkpoint import load_checkpoint, save_checkpoint
@@ -20,6 +24,9 @@ from imagen_video.training.ema import EMA
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import to_float
 from imagen_video.weights import load_stage, save_stage
+
+# So many steps in a row without a finite gradient end a run: it will not recover.
+HOPELESS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,11 @@ class RunSpec:
     log_every: int = 20
     workers: int = 1
     device: str = "cpu"
+
+    def __post_init__(self):
+        for name in ("save_minutes", "sheet_minutes", "log_every"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
 class Every:
@@ -68,14 +80,24 @@ class Trainer:
             weight_decay=self.train.weight_decay,
             fused=True,
         )
+        for left_over in out.glob(".*.part"):  # of a run that was killed while it saved
+            left_over.unlink()
         facts = load_checkpoint(out, stage.unet, self.ema, self.optimizer)
         self.step = self._resume(facts) if facts else 0
+        self.skipped = self.skipped_in_a_row = 0
 
     def _resume(self, facts: dict) -> int:
         if facts["seed"] != self.run_spec.seed:
             raise ValueError(
                 f"{self.out} was trained with seed {facts['seed']}, not {self.run_spec.seed}: "
                 "give that seed, or another --out folder"
+            )
+        before, now = from_json(StageSpec, facts["spec"]), self.stage.spec
+        changed = [f.name for f in fields(now) if getattr(before, f.name) != getattr(now, f.name)]
+        if set(changed) - {"sampler"}:  # sampling another way changes nothing of the training
+            raise ValueError(
+                f"{self.out} was trained with another {', '.join(changed)} of stage "
+                f"{before.name!r}: give the same, or another --out with --init-from {self.out}"
             )
         return facts["step"]
 
@@ -88,7 +110,7 @@ class Trainer:
         time_to_save, time_to_draw = Every(run.save_minutes), Every(run.sheet_minutes)
         out_of_time = Every(math.inf if run.minutes is None else run.minutes)
         progress = tqdm(total=self.train.steps, initial=self.step, unit="step")
-        try:
+        with noting_interrupt() as interrupted:
             for batch in batches(self.mix, start=self.step, workers=run.workers):
                 loss, norm = self._step(batch)
                 progress.update()
@@ -98,13 +120,11 @@ class Trainer:
                     self.save()
                 if draw_sheet and time_to_draw():
                     draw_sheet(self.averaged())
-                if out_of_time():
+                if out_of_time() or interrupted():
                     break
-        except KeyboardInterrupt:  # what was learned is kept: the run ends as if out of minutes
-            draw_sheet = None
         progress.close()
         self.save()
-        if draw_sheet:
+        if draw_sheet and not interrupted():
             draw_sheet(self.averaged())
         return self.step
 
@@ -121,12 +141,24 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.stage.unet.parameters(), self.train.grad_clip)
-        # A step whose gradient is not finite is skipped: it would end the run.
         if torch.isfinite(norm):
             self.optimizer.step()
             self.ema.update(self.stage.unet, self.step)
+            self.skipped_in_a_row = 0
+        else:
+            self._skip()
         self.step += 1
         return loss.detach(), norm
+
+    def _skip(self) -> None:
+        """Leave out a step whose gradient is not finite, but not for ever."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row == HOPELESS:
+            raise ValueError(
+                f"the gradient was not finite in the last {HOPELESS} steps: go on from the last "
+                f"checkpoint of {self.out} with a lower learning rate"
+            )
 
     def _conditioning(self, batch: Batch) -> Conditioning:
         unique = sorted({caption for captions in batch.captions for caption in captions})
@@ -149,6 +181,7 @@ class Trainer:
             "loss": round(loss.item(), 6),
             "grad_norm": round(norm.item(), 4),
             "lr": self.train.learning_rate * rate_at(self.step, self.train),
+            "skipped": self.skipped,
             "clips_per_second": round(done * len(batch.video) / seconds, 3),
         }
         progress.set_postfix(loss=facts["loss"], clips_s=facts["clips_per_second"])
@@ -164,9 +197,33 @@ class Trainer:
 
     def save(self) -> None:
         """Checkpoint, and the averaged weights as a stage folder."""
-        facts = {"step": self.step, "seed": self.run_spec.seed}
+        seed, spec = self.run_spec.seed, to_json(self.stage.spec)
+        facts = {"step": self.step, "seed": seed, "spec": spec}
         save_checkpoint(self.out, self.stage.unet, self.ema, self.optimizer, facts=facts)
         save_stage(self.averaged(), self.out, dtype=torch.bfloat16)
+
+
+@contextmanager
+def noting_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, to be asked between steps: half a step would spoil the resume.
+
+    A second Ctrl-C interrupts at once.
+    """
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+
+    def note(number: int, frame: object) -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+        pressed.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def rate_at(step: int, train: TrainSpec) -> float:

@@ -67,7 +67,8 @@ def scene_for(
 ) -> Scene:
     """The scene of one object with these attributes, told plainly; the seed lays it out.
 
-    ValueError for a name that the world does not know.
+    ValueError for a name that the world does not know, and for a camera that films a flat ground:
+    its motion could not be told from the object's.
     """
     if motion in motions.SOLID_MOTIONS:
         family = "solid"
@@ -81,6 +82,8 @@ def scene_for(
     ):
         if value not in names:
             raise ValueError(f"{name} {value!r} unknown; use one of {', '.join(map(str, names))}")
+    if motion in motions.CAMERA_MOTIONS and background in COLOURS:
+        raise ValueError(f"{motion} needs a textured background, {background!r} is flat")
     rng = np.random.Generator(np.random.Philox(key=[seed, 7]))
     facts = Attributes(
         family=family, background=background, style=style, motion=motion, concept=concept

@@ -1,0 +1,199 @@
+"""One stage of one call: what was asked for, what comes back step by step, how it is saved."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from imagen_video.diffusion.sampler import Noise, SamplerState
+from imagen_video.files import replacing
+from imagen_video.shapes import UInt8
+from imagen_video.spec import SamplerSpec
+from imagen_video.stage import Stage
+from imagen_video.text.encoder import TextEmbedding
+from imagen_video.unet.inputs import Conditioning
+from imagen_video.video import Frames, VideoWriter, to_float, to_uint8
+
+# Frames turned to 8 bits at a time: a copy of the last stage's whole clip would be 1.5 GB.
+CHUNK = 16
+# Values of a video sampled at once by `run_in_parts`, more than a 128x768x1280 clip has: three
+# float32 tensors of this size are 6 GiB.
+PART = 2**29
+
+
+@dataclass
+class Progress:
+    """One step of one stage for one prompt; the last of a stage carries its finished `video`.
+
+    `preview()` is the current guess, to be asked for before the next Progress.
+    """
+
+    prompt: int
+    stage: str
+    step: int
+    num_steps: int
+    fps: float
+    state: SamplerState = field(repr=False)
+    video: Frames | None = field(default=None, repr=False)
+
+    def preview(self) -> Frames:
+        return _frames_of(self.state)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Finished videos: `.frames` of the last stage, `.stages` of every stage, by name."""
+
+    frames: UInt8[torch.Tensor, "b f c h w"]
+    fps: float
+    stages: Mapping[str, UInt8[torch.Tensor, "b _f _c _h _w"]]
+    metadata: tuple[dict[str, Any], ...]
+
+    def save(self, path: str | Path, *, index: int = 0) -> None:
+        """Write video `index` as H.264 mp4, with its metadata inside and in a JSON beside it."""
+        save_video(path, self.frames[index], fps=self.fps, metadata=self.metadata[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSpec:
+    """What one call asks for. `steps` and `guidance` replace those of every stage that runs
+    (guidance only of stages that are guided). `num_frames` counts frames of the last stage run;
+    1 is an image, which needs no temporal stage. `until` ends after a stage; `start` begins at
+    one, from a video of the stage before."""
+
+    seed: int = 0
+    negative_prompt: str = ""
+    steps: int | None = None
+    guidance: float | None = None
+    num_frames: int | None = None
+    until: str | None = None
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One prompt of a call: its place, which repetition it is, and its text (and negative)."""
+
+    prompt: int
+    sample: int
+    wanted: SampleSpec
+    text: TextEmbedding
+
+
+@dataclass(frozen=True)
+class Low:
+    """The video that a stage starts from, and its frame rate."""
+
+    frames: Frames
+    fps: float
+
+
+def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[Progress]:
+    """One stage for one prompt, to `frames` frames; the last Progress carries the video."""
+    spec, noise = stage.spec, Noise(run.wanted.seed)
+    sampler = override(spec.sampler, run.wanted)
+    small, fps = None, spec.output.fps
+    height, width = spec.output.size
+    if low is not None:
+        small, fps = to_float(low.frames)[None], low.fps * spec.time_factor
+        height, width = (side * spec.space_factor for side in small.shape[-2:])
+
+    def conditioning(row: int) -> Conditioning:
+        rows = slice(row, row + 1)
+        text = TextEmbedding(run.text.tokens[rows], run.text.mask[rows])
+        return stage.conditioning(text, frames=frames, low=small, noise=noise, sample=run.sample)
+
+    negative = len(run.text.tokens) > 1 and sampler.guidance.on
+    with torch.inference_mode():
+        steps = stage.sample_steps(
+            conditioning(0),
+            (1, frames, 3, height, width),
+            noise,
+            sampler=sampler,
+            negative=conditioning(1) if negative else None,
+            sample=run.sample,
+        )
+        for state in steps:
+            progress = Progress(run.prompt, spec.name, state.step, state.num_steps, fps, state)
+            if state.step + 1 == state.num_steps:
+                progress.video = _frames_of(state)
+            yield progress
+
+
+def run_in_parts(stage: Stage, run: Run, low: Low) -> Iterator[Progress]:
+    """`run_stage` on a video of any size and length, in bounded memory.
+
+    The video is padded to a legal size and cropped back, never rescaled. Above PART values it is
+    sampled in parts one after the other: each sees the frames around it that one network call
+    reaches, and has noise of its own.
+    """
+    spec = stage.spec
+    padded, (height, width) = _pad(low.frames, stage)
+    values = 3 * padded.shape[-2] * padded.shape[-1] * spec.space_factor**2 * spec.time_factor
+    length = max(1, PART // values)
+    starts = range(0, len(padded), length)
+    whole = torch.empty(len(padded) * spec.time_factor, 3, height, width, dtype=torch.uint8)
+    around = -(-spec.unet.temporal_reach // spec.time_factor)
+    for i, start in enumerate(starts):
+        stop = min(start + length, len(padded))
+        first = max(0, start - around)
+        seen = Low(padded[first : stop + around], low.fps)
+        part = replace(run, sample=run.sample + i)
+        for progress in run_stage(stage, part, seen, len(seen.frames) * spec.time_factor):
+            if progress.video is not None:
+                inner = slice((start - first) * spec.time_factor, (stop - first) * spec.time_factor)
+                outer = slice(start * spec.time_factor, stop * spec.time_factor)
+                whole[outer] = progress.video[inner, :, :height, :width]
+                progress.video = whole if stop == len(padded) else None
+            progress.step += i * progress.num_steps
+            progress.num_steps *= len(starts)
+            yield progress
+
+
+def override(sampler: SamplerSpec, wanted: SampleSpec) -> SamplerSpec:
+    """The stage's sampler with the steps and guidance of a call.
+
+    With fewer steps, the constant part of oscillating guidance keeps its share; a weight of a call
+    is constant, within the interval of the stage.
+    """
+    guidance = sampler.guidance
+    if wanted.steps is not None:
+        share = guidance.constant_steps * wanted.steps / sampler.num_steps
+        guidance = replace(guidance, constant_steps=round(share))
+        sampler = replace(sampler, num_steps=wanted.steps)
+    if wanted.guidance is not None and guidance.on:
+        guidance = replace(guidance, weight=wanted.guidance, low=None, constant_steps=0)
+    return replace(sampler, guidance=guidance)
+
+
+def save_video(path: str | Path, frames: Frames, *, fps: float, metadata: dict[str, Any]) -> None:
+    """mp4 with metadata inside, and the same as JSON beside it."""
+    path = Path(path)
+    height, width = frames.shape[-2:]
+    with VideoWriter(path, height=height, width=width, fps=fps, metadata=metadata) as writer:
+        for start in range(0, len(frames), CHUNK):
+            writer.write(frames[start : start + CHUNK])
+    with replacing(path.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(metadata, indent=2) + "\n")
+
+
+def _frames_of(state: SamplerState) -> Frames:
+    """The state's clean video in 8 bits, a few frames at a time."""
+    starts = range(0, state.z.shape[1], CHUNK)
+    return torch.cat([to_uint8(state.x_of(slice(i, i + CHUNK))[0]).cpu() for i in starts])
+
+
+def _pad(
+    video: Frames, stage: Stage
+) -> tuple[UInt8[torch.Tensor, "f c padded_h padded_w"], tuple[int, int]]:
+    """Repeat the edges up to the next legal size; the box is what the result is cropped to."""
+    spec = stage.spec
+    step = max(1, spec.unet.multiple // spec.space_factor)
+    height, width = video.shape[-2:]
+    padding = (0, -width % step, 0, -height % step)
+    padded = F.pad(video.float(), padding, mode="replicate").to(torch.uint8)
+    return padded, (height * spec.space_factor, width * spec.space_factor)
