@@ -28,7 +28,7 @@ def test_noise_has_the_level_it_says():
     assert torch.allclose(made, alpha * low + sigma * noise)
 
 
-def test_videos_repeat_frames_and_images_leave_blanks():
+def test_videos_mix_the_frames_around_and_images_leave_blanks():
     low = torch.rand(2, 4, 3, 8, 12) + 1
     kinds = torch.tensor([True, False])
     made = prepare(low, torch.zeros_like(low), CLEAN, spec=TSR, is_video=kinds)
@@ -36,7 +36,8 @@ def test_videos_repeat_frames_and_images_leave_blanks():
     assert torch.allclose(made[:, ::2, :3], low, atol=1e-4)
     assert (made[:, ::2, 3] == 1).all()
     assert (made[:, 1::2, 3] == 0).all()
-    assert torch.allclose(made[0, 1::2, :3], low[0], atol=1e-4)
+    assert torch.allclose(made[0, 1:-1:2, :3], (low[0, :-1] + low[0, 1:]) / 2, atol=1e-4)
+    assert torch.allclose(made[0, -1, :3], low[0, -1], atol=1e-4)
     assert (made[1, 1::2, :3] == 0).all()
 
 

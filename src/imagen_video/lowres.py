@@ -37,17 +37,17 @@ def prepare(
     the frames of this one.
 
     Noise comes before upsampling. In space the video keeps its own size: the network brings it to
-    its grid. In time a video repeats each frame, packed images leave the unknown frames blank (no
-    image may condition its neighbour), and a fourth channel is 1 where the frame is known.
+    its grid. In time the unknown frames of a video are mixtures of the known ones around them (the
+    last is repeated), those of packed images are blank (no image may condition its neighbour), and
+    a fourth channel is 1 where the frame is known.
     """
     alpha, sigma = (expand(part, low) for part in alpha_sigma(logsnr))
     noised = alpha * low + sigma * noise
     if spec.kind == "ssr":
         return noised
-    known = torch.ones_like(noised[:, :, :1])
-    blank = torch.zeros_like(noised)
-    filled = torch.where(is_video[:, None, None, None, None], noised, blank)
-    given = torch.cat([noised, known], 2)
-    between = torch.cat([filled, torch.zeros_like(known)], 2)
-    frames = torch.stack([given] + [between] * (spec.time_factor - 1), 2)
-    return frames.flatten(1, 2)
+    after = torch.cat([noised[:, 1:], noised[:, -1:]], 1)
+    share = torch.arange(spec.time_factor).to(noised) / spec.time_factor
+    mixed = torch.lerp(noised[:, :, None], after[:, :, None], share.view(1, 1, -1, 1, 1, 1))
+    known = (share == 0).to(noised).view(1, 1, -1, 1, 1, 1).expand_as(mixed[:, :, :, :1])
+    mixed = torch.where(is_video.view(-1, 1, 1, 1, 1, 1) | (known > 0), mixed, 0.0)
+    return torch.cat([mixed, known], 3).flatten(1, 2)
