@@ -12,7 +12,7 @@ from imagen_video.stage import build_unet
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 
-# Shares of the measured matrix rate that whole networks reach, as bench/cascade.py measures it.
+# The share of the machine's matrix rate that whole networks reach here (docs/results.md).
 EFFICIENCY = 0.3
 FLOAT, HALF = 4, 2
 
