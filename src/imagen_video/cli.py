@@ -242,8 +242,6 @@ def _prompts(options: Generate) -> list[str]:
 
 
 def _outputs(output: Path, count: int) -> list[Path]:
-    if output.suffix != ".mp4":
-        raise ValueError(f"the output must end in .mp4, got {str(output)!r}")
     if count == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{i}") for i in range(count)]
