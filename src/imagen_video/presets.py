@@ -131,19 +131,19 @@ def mini() -> CascadeSpec:
     )
     base = _row(
         base_unet,
-        SamplerSpec(num_steps=32, guidance=GuidanceSpec(weight=3.0)),
+        SamplerSpec(num_steps=32, guidance=GuidanceSpec(weight=1.0)),
         TrainSpec(
             steps=40_000,
-            clips=4,
-            image_packs=1,
+            clips=2,
+            image_packs=2,
             learning_rate=4e-4,
             warmup=200,
             cooldown=4000,
             ema=0.999,
         ),
-        logsnr_shift=-5.0,
-        image_logsnr_shift=-2.0,
-        max_weight=8.0,
+        logsnr_shift=-3.5,
+        image_logsnr_shift=-1.5,
+        max_weight=4.0,
     )
 
     def sr(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec) -> StageSpec:
