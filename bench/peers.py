@@ -118,8 +118,8 @@ def ours(name: str, spec: UNetSpec) -> Network:
 def networks() -> list[Network]:
     """The peers, mini's base, and ours with over 20M parameters at mini's patch and at patch 1."""
     mini = presets.mini().stage("base").unet
-    wide = replace(mini, widths=(128, 256, 448))
-    plain = replace(mini, widths=(64, 128, 448), blocks=(2, 2, 3), patch=1)
+    wide = replace(mini, widths=(128, 224, 448))
+    plain = replace(mini, widths=(64, 128, 448), blocks=(1, 2, 3), patch=1)
     return [
         imagen_pytorch(),
         diffusers(),
@@ -217,7 +217,7 @@ def _rate(row: Row, kind: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--clips", type=int, default=1, help="clips a batch")
+    parser.add_argument("--clips", type=int, default=4, help="clips a batch")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     wanted = parser.parse_args()
