@@ -191,7 +191,7 @@ def _conditioning(tiny, stage, low):
         (["a"], {"until": "ssr9"}, "no stage 'ssr9'"),
         (["a"], {"until": "base", "start": "tsr1"}, "comes after"),
         (["a"], {"start": "tsr1"}, "starts from a video"),
-        (["a"], {"num_frames": 0}, "must lie in 1.."),
+        (["a"], {"num_frames": 0}, "num_frames must be at least 1"),
         (["a"], {"num_frames": 1, "start": "tsr2", "until": "tsr3"}, "needs no tsr2 and tsr3"),
         (["a"], {"guidance": 0.0, "negative_prompt": "blur"}, "needs guidance"),
         (["a"], {"steps": 0}, "at least 1"),

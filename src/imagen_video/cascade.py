@@ -163,18 +163,16 @@ class Cascade:
         chosen = [self.stages[self.spec.index(name)] for name in stages]
         if not chosen:
             raise ValueError(f"name an upsampling stage of {self.spec.name!r}, such as 'ssr3'")
+        if any(stage.spec.kind == "base" for stage in chosen):
+            raise ValueError("the base stage makes videos from noise: name an upsampling stage")
         wanted = SampleSpec(seed=seed, steps=steps, guidance=0.0)
         run = Run(0, 0, wanted, self.encoder([prompt]))
+        low = Low(video, fps or chosen[0].spec.output.fps / chosen[0].spec.time_factor)
         for stage in chosen:
-            if stage.spec.input is None:
-                raise ValueError("the base stage makes videos from noise: name an upsampling stage")
-        for stage in chosen:
-            assert stage.spec.input is not None, "checked above"
-            fps = fps or stage.spec.input.fps
-            for progress in run_in_parts(_faithful(stage), run, Low(video, fps)):
+            for progress in run_in_parts(_faithful(stage), run, low):
                 yield progress
                 if progress.video is not None:
-                    video, fps = progress.video, progress.fps
+                    low = Low(progress.video, progress.fps)
 
     def metadata(
         self, prompts: Sequence[str], index: int, wanted: SampleSpec, **more: Any
@@ -215,7 +213,8 @@ def _check_wishes(stages: list[Stage], wanted: SampleSpec, low_frames: int | Non
         if low_frames is not None:
             most = low_frames * math.prod(stage.spec.time_factor for stage in stages)
         if not 1 <= wanted.num_frames <= most:
-            raise ValueError(f"num_frames must lie in 1..{most}, got {wanted.num_frames}")
+            span = "be at least 1" if low_frames is None else f"lie in 1..{most}"
+            raise ValueError(f"num_frames must {span}, got {wanted.num_frames}")
     guided = any(override(stage.spec.sampler, wanted).guidance.on for stage in stages)
     if wanted.negative_prompt and not guided:
         raise ValueError("a negative prompt needs guidance, which is off in every stage that runs")
