@@ -12,8 +12,9 @@ from imagen_video.stage import build_unet
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 
-# The share of the machine's matrix rate that whole networks reach here (docs/results.md).
-EFFICIENCY = 0.3
+# The share of the machine's matrix rate that a whole run of `mini` reached on two cores: 28.7 TFLOP
+# in the 86 s of docs/results.md, where a matrix product does 2.5 TFLOP/s.
+EFFICIENCY = 0.13
 FLOAT, HALF = 4, 2
 
 
