@@ -1,6 +1,7 @@
 """The command line as a user meets it: real processes, real files."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -137,3 +138,33 @@ def test_bad_input_is_one_line_and_exit_code_2(words, message, tmp_path, model, 
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_training_goes_on_where_there_is_no_encoder_and_no_drawing_tool(tmp_path):
+    carried, out = tmp_path / "carried", tmp_path / "run"
+    done = run("data", "carry", "--preset", "tiny", "--steps", "2", "--out", carried)
+    assert done.returncode == 0, done.stderr
+    command = ["train", "--preset", "tiny", "--stage", "base", "--steps", "2", "--out", str(out)]
+    command += ["--captions", str(carried / "captions.safetensors")]
+    bare = f"""
+import sys
+for absent in ("transformers", "tokenizers", "resvg_py", "PIL", "av", "jaxtyping", "beartype"):
+    sys.modules[absent] = None
+from imagen_video.cli import main
+sys.argv = ["imagen-video", *{command}]
+main()
+"""
+    bare_env = os.environ | {"IMAGEN_VIDEO_CACHE": str(carried)}
+    done = subprocess.run(
+        [sys.executable, "-c", bare], capture_output=True, text=True, env=bare_env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (out / "sheets" / "step-000002.png").is_file()
+    done = subprocess.run(
+        [sys.executable, "-c", bare.replace("'2'", "'9'").replace(str(out), str(out) + "9")],
+        capture_output=True,
+        text=True,
+        env=bare_env,
+        check=False,
+    )
+    assert done.returncode == 2 and "does not hold" in done.stderr

@@ -19,7 +19,7 @@ from imagen_video.spec_json import from_json, to_json
 from imagen_video.video import VideoFormat
 
 TINY = presets.tiny()
-SSR, TSR = TINY.stages[2], TINY.stages[1]
+BASE, TSR, SSR = TINY.stages[:3]
 UNET = SSR.unet
 
 
@@ -48,6 +48,9 @@ UNET = SSR.unet
         (lambda: replace(SSR, train=replace(SSR.train, crop=(400, 400))), "does not fit into"),
         (lambda: replace(SSR, train=replace(SSR.train, frames=999)), "cannot train on 999"),
         (lambda: replace(TSR, train=replace(TSR.train, frames=7)), "a multiple of 2"),
+        (lambda: replace(SSR, train=replace(SSR.train, stride=2)), "train.stride 2 must be 1"),
+        (lambda: replace(BASE, train=replace(BASE.train, stride=4)), "less than its 4 frames"),
+        (lambda: replace(SSR.train, stride=0), "stride must be above 0"),
         (lambda: replace(SSR.train, steps=-3), "steps must be above 0"),
         (lambda: replace(SSR.train, learning_rate=-1.0), "learning_rate must be above 0"),
         (lambda: replace(SSR.train, clips=-1), "clips must be >= 0"),

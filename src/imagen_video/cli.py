@@ -81,6 +81,8 @@ class Train:
     """Stop early after so long; the schedule counts steps."""
     init_from: Path | None = None
     """A stage folder whose matching weights a fresh run starts from."""
+    captions: Path | None = None
+    """The captions.safetensors of `data carry`, read instead of running the text encoder."""
     seed: int = 0
     device: str = "cpu"
     threads: int | None = None
@@ -100,11 +102,18 @@ class Info:
 
 @dataclass
 class Data:
-    """Look at training data."""
+    """Look at training data, or write it for a machine without drawing tools and text encoder."""
 
-    action: Positional[Literal["preview"]]
+    action: Positional[Literal["preview", "carry"]]
+    """preview: a contact sheet and an mp4. carry: rendered stickers and caption embeddings for the
+    first --steps of a stage; there, set IMAGEN_VIDEO_CACHE to the folder and train with --captions.
+    """
     out: Path = Path("stickers")
-    """Folder for preview.png and preview.mp4."""
+    """Folder to write into."""
+    preset: str = "mini"
+    stage: str = "base"
+    steps: int = 1000
+    seed: int = 0
 
 
 def main() -> None:
@@ -204,6 +213,7 @@ def train(options: Train) -> None:
         save_minutes=options.save_minutes,
         sheet_minutes=options.sheet_minutes,
         device=options.device,
+        captions=options.captions,
     )
     train_on_stickers(
         spec, options.stage, options.out, run, steps=options.steps, init_from=options.init_from
@@ -221,6 +231,13 @@ def data(options: Data) -> None:
     from imagen_video.data.stickers.preview import preview
 
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.action == "carry":
+        from imagen_video.training.job import carry_along
+
+        spec, steps, seed = _preset(options.preset), options.steps, options.seed
+        file = carry_along(spec, options.stage, options.out, steps=steps, seed=seed)
+        print(f"IMAGEN_VIDEO_CACHE={options.out} imagen-video train ... --captions {file}")
+        return
     preview(options.out / "preview.png", options.out / "preview.mp4")
     print(f"{options.out}/preview.png and preview.mp4")
 

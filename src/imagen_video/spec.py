@@ -124,13 +124,15 @@ class TrainSpec:
     """How a stage is trained by default: every count is in sequences or optimizer steps.
 
     A batch holds `clips` videos and `image_packs` sequences of independent images. `frames` and
-    `crop` (height, width) shorten and crop what the stage sees; None is the whole clip.
+    `crop` (height, width) shorten and crop what the stage sees; None is the whole clip. With a
+    `stride` a base sees every n-th frame of a clip: motion is learned from n times as many clips.
     """
 
     steps: int
     clips: int
     image_packs: int = 0
     frames: int | None = None
+    stride: int = 1
     crop: tuple[int, int] | None = None
     learning_rate: float = 1e-4
     warmup: int = 1000
@@ -141,7 +143,7 @@ class TrainSpec:
     weight_decay: float = 0.0
 
     def __post_init__(self):
-        for name in ("steps", "learning_rate", "grad_clip"):
+        for name in ("steps", "stride", "learning_rate", "grad_clip"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("clips", "image_packs", "warmup", "cooldown", "weight_decay"):
             _require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
@@ -203,6 +205,12 @@ class StageSpec:
                 f"stage {self.name!r}: it cannot train on {frames} of {self.output.frames} frames: "
                 f"give a multiple of {self.time_factor} up to {self.output.frames}",
             )
+        whole = frames or self.output.frames
+        _require(
+            self.train.stride == 1 or (self.kind == "base" and self.train.stride < whole),
+            f"stage {self.name!r}: train.stride {self.train.stride} must be 1, or in a base less "
+            f"than its {whole} frames",
+        )
         if crop is not None:
             self._check_sizes(*crop, what=f"the crop {crop[0]}x{crop[1]}")
             _require(

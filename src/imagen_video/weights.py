@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from imagen_video.files import replacing
 from imagen_video.spec import StageSpec
@@ -35,17 +36,21 @@ def load_spec(folder: Path) -> StageSpec:
     return from_json(StageSpec, path.read_text())
 
 
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a saved stage by name, whatever network they are of."""
+    if not (folder / MODEL).is_file():
+        raise ValueError(f"no {MODEL} in {folder}: the stage was described but never trained")
+    try:
+        return load_file(folder / MODEL)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / MODEL} is damaged: {error}") from None
+
+
 def load_stage(
     folder: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> Stage:
     """A saved stage on a device, in its saved dtype unless another is asked for."""
-    spec = load_spec(folder)
-    if not (folder / MODEL).is_file():
-        raise ValueError(f"no {MODEL} in {folder}: the stage was described but never trained")
-    try:
-        state = load_file(folder / MODEL)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / MODEL} is damaged: {error}") from None
+    spec, state = load_spec(folder), load_weights(folder)
     unet = build_unet(spec, device="meta")
     expected = {name: tuple(value.shape) for name, value in unet.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from imagen_video import presets
 from imagen_video.data.clips import Crop, Example
 from imagen_video.data.mix import Mix
+from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.objective import Objective
 from imagen_video.stage import Stage
 from imagen_video.training.ema import EMA
@@ -245,6 +246,18 @@ def test_every_stage_learns_from_clips_and_images(spec, tiny):
         optimizer.step()
         losses.append(loss.value.item())
     assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
+
+
+def test_a_stride_shows_every_nth_frame_and_tells_which():
+    spec = presets.mini().stages[0]
+    strided = replace(spec, train=replace(spec.train, stride=4))
+    for step in range(4):
+        whole, some = (Mix(StickerSource(0), s, seed=0, steps=4)[step] for s in (spec, strided))
+        assert whole.frame_index.tolist() == list(range(16))
+        assert some.frame_index.diff().unique().tolist() == [4]
+        clips = some.is_video
+        assert torch.equal(some.video[clips], whole.video[clips][:, some.frame_index])
+        assert len(some.captions[-1]) == some.video.shape[1] == 4
 
 
 def test_crops_of_a_clip_share_place_and_low_resolution_grid():

@@ -67,6 +67,17 @@ def frame(cond: Conditioning, i: int) -> Conditioning:
     return cond.window(i, i + 1)
 
 
+@pytest.mark.parametrize("is_video", [True, False])
+def test_a_base_knows_the_frames_of_a_video_by_their_numbers(is_video):
+    unet = random_unet(TINY[0])
+    z, logsnr, cond = inputs(TINY[0], is_video=is_video)
+    plain = unet(z, logsnr, cond)
+    assert torch.equal(plain, unet(z, logsnr, replace(cond, frame_index=torch.arange(3))))
+    for other in ([1, 2, 3], [0, 2, 4]):
+        told = unet(z, logsnr, replace(cond, frame_index=torch.tensor(other)))
+        assert torch.equal(plain, told) == (not is_video)
+
+
 @pytest.mark.parametrize("spec", EVERY)
 def test_packed_images_equal_each_image_alone(spec):
     unet = random_unet(spec)

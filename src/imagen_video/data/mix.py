@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from imagen_video.data.clips import Crop, Source
-from imagen_video.shapes import Bool, UInt8
+from imagen_video.shapes import Bool, Int, UInt8
 from imagen_video.spec import StageSpec
 
 
@@ -18,6 +18,7 @@ class Batch:
     video: UInt8[Tensor, "b f c h w"]
     captions: tuple[tuple[str, ...], ...]
     is_video: Bool[Tensor, " b"]
+    frame_index: Int[Tensor, " f"]
 
 
 class Mix(Dataset):
@@ -36,12 +37,14 @@ class Mix(Dataset):
     def __getitem__(self, step: int) -> Batch:
         train = self.stage.train
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        frames = train.frames or self.stage.output.frames
+        first = int(torch.randint(train.stride, (), generator=generator))
+        index = torch.arange(first, train.frames or self.stage.output.frames, train.stride)
+        frames = len(index)
         videos, captions = [], []
         for i in range(train.clips):
             crop = self._crop(generator)
             example = self.source.clip(step * train.clips + i, self.stage.output, crop)
-            videos.append(example.video)
+            videos.append(example.video[first :: train.stride])
             captions.append((example.caption,) * frames)
         for i in range(train.image_packs):
             pack = [
@@ -55,7 +58,7 @@ class Mix(Dataset):
             videos.append(torch.cat([example.video for example in pack]))
             captions.append(tuple(example.caption for example in pack))
         is_video = torch.arange(len(videos)) < train.clips
-        return Batch(torch.stack(videos), tuple(captions), is_video)
+        return Batch(torch.stack(videos), tuple(captions), is_video, index)
 
     def _crop(self, generator: torch.Generator) -> Crop:
         full, train = self.stage.output, self.stage.train

@@ -46,7 +46,7 @@ class SheetDrawer:
 
     def _upsampled(self, stage: Stage) -> list[Frames]:
         rows: list[Frames] = []
-        for clip, caption in held_out(self.spec, count=2):
+        for clip, caption in held_out(self.spec):
             truth = to_float(clip)[None]
             low = low_from_truth(truth, self.spec)
             made = sample(stage, self.encoder, [caption], low=low)
@@ -75,7 +75,7 @@ def sample(
     return last.x
 
 
-def held_out(spec: StageSpec, *, count: int) -> list[tuple[Frames, str]]:
+def held_out(spec: StageSpec, *, count: int = 2) -> list[tuple[Frames, str]]:
     """True clips that training never draws, in the size of the stage's training crops."""
     world, train = StickerWorld(1, split="test"), spec.train
     frames, (height, width) = train.frames or spec.output.frames, train.crop or spec.output.size

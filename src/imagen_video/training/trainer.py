@@ -23,7 +23,7 @@ from imagen_video.training.checkpoint import load_checkpoint, save_checkpoint
 from imagen_video.training.ema import EMA
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import to_float
-from imagen_video.weights import load_stage, save_stage
+from imagen_video.weights import load_weights, save_stage
 
 # So many steps in a row without a finite gradient end a run: it will not recover.
 HOPELESS = 50
@@ -31,7 +31,8 @@ HOPELESS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What a run does besides the stage's own `TrainSpec`. `minutes` only stops early."""
+    """What a run does besides the stage's own `TrainSpec`. `minutes` only stops early; `captions`
+    is a file of embeddings read instead of running the text encoder."""
 
     seed: int = 0
     minutes: float | None = None
@@ -40,6 +41,7 @@ class RunSpec:
     log_every: int = 20
     workers: int = 1
     device: str = "cpu"
+    captions: Path | None = None
 
     def __post_init__(self):
         for name in ("save_minutes", "sheet_minutes", "log_every"):
@@ -170,6 +172,7 @@ class Trainer:
             embedding.tokens.float()[index].to(device),
             embedding.mask[index].to(device),
             batch.is_video.to(device),
+            frame_index=batch.frame_index.to(device),
         )
 
     def _log(
@@ -235,7 +238,7 @@ def rate_at(step: int, train: TrainSpec) -> float:
 
 def initialise_from(stage: Stage, folder: Path) -> Sequence[str]:
     """Copy every weight of a saved stage whose name and shape match; returns the names."""
-    source = load_stage(folder).unet.state_dict()
+    source = load_weights(folder)
     own = stage.unet.state_dict()
     matching = [k for k, v in source.items() if k in own and own[k].shape == v.shape]
     if not matching:

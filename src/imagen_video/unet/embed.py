@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_video.shapes import Bool, Float
+from imagen_video.shapes import Bool, Float, Int
 from imagen_video.unet.attention import attend
 from imagen_video.video import PerClip
 
@@ -39,6 +39,30 @@ class LevelEmbedding(nn.Module):
         return self.outer(F.silu(self.inner(wave.to(self.inner.weight.dtype))))
 
 
+class TextIn(nn.Linear):
+    """Token embeddings as they come, or made equally strong in every direction by `fit`.
+
+    A sentence encoder says "left to right" and "right to left" with nearly the same vectors; how
+    fast a network learns to tell them apart goes with how far apart they are.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__(dim, dim)
+        nn.init.eye_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    @torch.no_grad()
+    def fit(self, tokens: Float[Tensor, "n dim"]) -> None:
+        """Whiten these tokens; what varies by less than a hundredth of the mean stays small."""
+        mean = tokens.double().mean(0)
+        spread = (tokens - mean).double()
+        variance, axes = torch.linalg.eigh(spread.T @ spread / len(tokens))
+        scale = (variance.clamp(min=0) + 0.01 * variance.mean()).rsqrt()
+        whiten = (axes * scale) @ axes.T
+        self.weight.copy_(whiten)
+        self.bias.copy_(-whiten @ mean)
+
+
 class TextPool(nn.Module):
     """One learned query over the tokens of each caption and a learned null token."""
 
@@ -47,7 +71,7 @@ class TextPool(nn.Module):
         self.heads = max(1, dim // head_dim)
         self.norm = nn.LayerNorm(text_dim)
         self.keys = nn.Linear(text_dim, 2 * dim)
-        self.query = nn.Parameter(torch.randn(dim) * 0.02)
+        self.query = nn.Parameter(torch.randn(dim))
         self.null = nn.Parameter(torch.randn(2 * dim) * 0.02)
         self.out = nn.Linear(dim, dim)
 
@@ -60,3 +84,35 @@ class TextPool(nn.Module):
         q = rearrange(self.query, "(k d) -> k 1 d", k=self.heads).expand(captions, -1, -1, -1)
         seen = F.pad(mask, (1, 0), value=True)[:, None, None]
         return self.out(rearrange(attend(q, k, v, mask=seen), "t k 1 d -> t (k d)"))
+
+
+class PlaceAndTime(nn.Module):
+    """Where in the frame a pixel is and when in the clip, and the products of both, as features.
+
+    "Rising" says low early and high late: an interaction of caption, time and place of which any
+    two tell nothing, and which a network with each of them apart found only after thousands of
+    clips. Time is half a wave over `frames`, and 0 in packed images, which have no order.
+    """
+
+    PERIODS = (0.5, 1, 2)
+
+    def __init__(self, width: int, frames: int = 16):
+        super().__init__()
+        self.frames = frames
+        self.out = nn.Conv2d(2 * 4 * len(self.PERIODS), width, 1)
+
+    def forward(
+        self,
+        size: tuple[int, int],
+        index: Int[Tensor, " f"],
+        is_video: Bool[Tensor, " b"],
+    ) -> Float[Tensor, "bf c h w"]:
+        weight = self.out.weight
+        sides = [(torch.arange(n, device=weight.device) + 0.5) / n - 0.5 for n in size]
+        grid = torch.stack(torch.meshgrid(*sides, indexing="ij"))
+        angles = torch.cat([grid * (2 * math.pi * periods) for periods in self.PERIODS])
+        place = torch.cat([angles.sin(), angles.cos()])
+        time = torch.cos(index * (math.pi / self.frames)) * is_video[:, None]
+        moved = time[:, :, None, None, None] * place
+        both = torch.cat([place.expand_as(moved), moved], 2).flatten(0, 1)
+        return self.out(both.to(weight.dtype, memory_format=torch.channels_last))

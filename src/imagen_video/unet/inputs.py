@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from imagen_video.shapes import Bool, Float
+from imagen_video.shapes import Bool, Float, Int
 from imagen_video.video import PerClip
 
 
@@ -17,7 +17,8 @@ class Conditioning:
     `is_video` is False for packed images, whose frames must not see each other. `lowres` is the
     noised conditioning video on its own height and width, already at the frame count of the output
     (with a known-frame mask as fourth channel in temporal super-resolution), and `lowres_logsnr`
-    the level of its noise. An all-False `text_mask` is the unconditional input.
+    the level of its noise. An all-False `text_mask` is the unconditional input. `frame_index`
+    numbers the frames shown, when they are not all of them from the first on.
     """
 
     text: Float[Tensor, "b s n d"]
@@ -25,6 +26,7 @@ class Conditioning:
     is_video: Bool[Tensor, " b"]
     lowres: Float[Tensor, "b f c h w"] | None = None
     lowres_logsnr: PerClip | None = None
+    frame_index: Int[Tensor, " f"] | None = None
 
     def without_text(self) -> "Conditioning":
         """The same clips, unconditional: pooled text and tokens dropped together."""
@@ -46,6 +48,7 @@ class Conditioning:
             torch.cat([self.is_video, other.is_video]),
             both(self.lowres, other.lowres),
             both(self.lowres_logsnr, other.lowres_logsnr),
+            self.frame_index,
         )
 
     def window(self, start: int, stop: int) -> "Conditioning":
@@ -53,4 +56,5 @@ class Conditioning:
         low = None if self.lowres is None else self.lowres[:, start:stop]
         text = self.text if self.text.shape[1] == 1 else self.text[:, start:stop]
         mask = self.text_mask if self.text.shape[1] == 1 else self.text_mask[:, start:stop]
-        return replace(self, text=text, text_mask=mask, lowres=low)
+        index = None if self.frame_index is None else self.frame_index[start:stop]
+        return replace(self, text=text, text_mask=mask, lowres=low, frame_index=index)

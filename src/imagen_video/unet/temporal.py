@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_video.shapes import Bool, Float
+from imagen_video.shapes import Bool, Float, Int
 from imagen_video.unet.attention import attend
 from imagen_video.unet.embed import sinusoidal
 from imagen_video.unet.spatial import make_norm, zero
@@ -27,10 +27,11 @@ class FramePosition(nn.Module):
         self.inner = nn.Linear(dim, dim)
         self.outer = nn.Linear(dim, dim)
 
-    def forward(self, frames: int, is_video: Bool[Tensor, " b"]) -> Float[Tensor, "b f d"]:
-        index = torch.arange(frames, device=is_video.device, dtype=torch.float32)
+    def forward(
+        self, index: Int[Tensor, " f"], is_video: Bool[Tensor, " b"]
+    ) -> Float[Tensor, "b f d"]:
         # Spread over the slow sine waves too: neighbouring frames must differ at full strength.
-        wave = sinusoidal(index * 16, self.dim).to(self.inner.weight.dtype)
+        wave = sinusoidal(index.float() * 16, self.dim).to(self.inner.weight.dtype)
         place = self.outer(F.silu(self.inner(wave)))
         return place * is_video[:, None, None]
 
@@ -47,7 +48,7 @@ class TemporalAttention(nn.Module):
         self.out = zero(nn.Linear(width, width))
 
     def forward(
-        self, x: Float[Tensor, "bf c h w"], is_video: Bool[Tensor, " b"]
+        self, x: Float[Tensor, "bf c h w"], is_video: Bool[Tensor, " b"], index: Int[Tensor, " f"]
     ) -> Float[Tensor, "bf c h w"]:
         clips, height = is_video.shape[0], x.shape[2]
         tokens = self.qkv(rearrange(self.norm(x), "bf c h w -> bf (h w) c"))
@@ -57,12 +58,11 @@ class TemporalAttention(nn.Module):
         own_frame = torch.eye(q.shape[2], dtype=torch.bool, device=x.device)
         seen = is_video[:, None, None] | own_frame
         seen = seen.repeat_interleave(tokens.shape[1], 0)[:, None]
-        h = attend(q, k, v, mask=seen, bias=self._bias(q.shape[2]))
+        h = attend(q, k, v, mask=seen, bias=self._bias(index))
         h = rearrange(h, "(b n) k f d -> (b f) n (k d)", b=clips)
         return x + rearrange(self.out(h), "bf (h w) c -> bf c h w", h=height)
 
-    def _bias(self, frames: int) -> Float[Tensor, "1 k f f"]:
-        index = torch.arange(frames, device=self.distance.device)
+    def _bias(self, index: Int[Tensor, " f"]) -> Float[Tensor, "1 k f f"]:
         distance = (index[None] - index[:, None]).clamp(-MAX_DISTANCE, MAX_DISTANCE)
         return self.distance[:, distance + MAX_DISTANCE][None]
 
@@ -80,7 +80,7 @@ class TemporalConv(nn.Module):
         self.conv = zero(nn.Conv2d(width, width, (3, 1), padding=(1, 0)))
 
     def forward(
-        self, x: Float[Tensor, "bf c h w"], is_video: Bool[Tensor, " b"]
+        self, x: Float[Tensor, "bf c h w"], is_video: Bool[Tensor, " b"], index: Int[Tensor, " f"]
     ) -> Float[Tensor, "bf c h w"]:
         clips, height = is_video.shape[0], x.shape[2]
         h = F.silu(self.norm(x))

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_video.shapes import Bool, Float
+from imagen_video.shapes import Bool, Float, Int
 from imagen_video.spec import UNetSpec
-from imagen_video.unet.embed import LevelEmbedding, TextPool
+from imagen_video.unet.embed import LevelEmbedding, PlaceAndTime, TextIn, TextPool
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, zero
 from imagen_video.unet.temporal import FramePosition, make_temporal
@@ -43,7 +43,7 @@ class Block(nn.Module):
         if self.attention is not None:
             h = self.attention(h, told.text, told.text_mask)
         if self.temporal is not None:
-            h = self.temporal(h, told.is_video)
+            h = self.temporal(h, told.is_video, told.index)
         return h
 
 
@@ -57,7 +57,7 @@ class Blocks(nn.ModuleList):
 
 
 class Told:
-    """What every block is told: an embedding a frame, the captions, the kind of each clip."""
+    """What every block is told: an embedding a frame, captions, kinds of clip, frame numbers."""
 
     def __init__(
         self,
@@ -65,8 +65,10 @@ class Told:
         text: Float[Tensor, "t n c"],
         text_mask: Bool[Tensor, "t n"],
         is_video: Bool[Tensor, " b"],
+        index: Int[Tensor, " f"],
     ):
-        self.emb, self.text, self.text_mask, self.is_video = emb, text, text_mask, is_video
+        self.emb, self.text, self.text_mask = emb, text, text_mask
+        self.is_video, self.index = is_video, index
 
 
 class VideoUNet(nn.Module):
@@ -90,7 +92,12 @@ class VideoUNet(nn.Module):
         self.level = LevelEmbedding(spec.embed_dim)
         self.low_level = LevelEmbedding(spec.embed_dim) if low else None
         self.pool = TextPool(spec.text_dim, spec.embed_dim, spec.head_dim)
-        self.position = FramePosition(spec.embed_dim) if spec.temporal == "attention" else None
+        # Only a base decides where things are; super-resolution is told, and trains on crops.
+        self.position = self.place = self.text_in = None
+        if spec.temporal == "attention":
+            self.position = FramePosition(spec.embed_dim)
+            self.place = PlaceAndTime(spec.widths[0])
+            self.text_in = TextIn(spec.text_dim)
         self._build_levels(spec)
         self.out_norm = make_norm(spec.norm, spec.widths[0])
         self.out = zero(nn.Conv2d(spec.widths[0], pixels, 3, padding=1))
@@ -125,6 +132,8 @@ class VideoUNet(nn.Module):
         low = self._fold_low(z, cond)
         told = self._tell(logsnr, cond, z.shape[1])
         h = self.z_in(fold(z.to(self.level.inner.weight.dtype), self.spec.patch))
+        if self.place is not None:
+            h = h + self.place((h.shape[2], h.shape[3]), told.index, cond.is_video)
         if low is not None and self.low_in is not None:
             h = h + self.low_in(low)
         h = self._levels(h, told)
@@ -148,15 +157,20 @@ class VideoUNet(nn.Module):
 
     def _tell(self, logsnr: PerClip, cond: Conditioning, frames: int) -> Told:
         text = cond.text.to(self.level.inner.weight.dtype).flatten(0, 1)
+        if self.text_in is not None:
+            text = self.text_in(text)
         mask = cond.text_mask.flatten(0, 1)
         pooled = self.pool(text, mask).unflatten(0, cond.text.shape[:2])
         emb = self.level(logsnr)[:, None] + pooled
         if self.low_level is not None and cond.lowres_logsnr is not None:
             emb = emb + self.low_level(cond.lowres_logsnr)[:, None]
         emb = emb.expand(-1, frames, -1)
+        index = cond.frame_index
+        if index is None:
+            index = torch.arange(frames, device=cond.is_video.device)
         if self.position is not None:
-            emb = emb + self.position(frames, cond.is_video)
-        return Told(F.silu(emb.flatten(0, 1)), text, mask, cond.is_video)
+            emb = emb + self.position(index, cond.is_video)
+        return Told(F.silu(emb.flatten(0, 1)), text, mask, cond.is_video, index)
 
     def _fold_low(self, z: Video, cond: Conditioning) -> Tensor | None:
         """The conditioning video on the grid of the folded features.

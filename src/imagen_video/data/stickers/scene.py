@@ -17,7 +17,7 @@ from imagen_video.data.stickers.motions import Track
 from imagen_video.data.stickers.sprites import pack_file
 from imagen_video.data.stickers.words import FONTS, INKS
 
-CLIP_SHARES = {"flat": 0.62, "textured": 0.10, "solid": 0.08, "text": 0.08, "pair": 0.12}
+CLIP_SHARES = {"flat": 0.74, "textured": 0.07, "solid": 0.06, "text": 0.06, "pair": 0.07}
 IMAGE_SHARES = {"flat": 0.75, "textured": 0.05, "text": 0.08, "pair": 0.12}
 
 RELATIONS = ("left of", "right of", "above", "below")
