@@ -7,6 +7,8 @@ out=$1; minutes=${2:-60}
 for stage in ssr1 tsr1 ssr3 ssr2 tsr2 tsr3; do
   imagen-video train --preset mini --stage "$stage" --out "$out/$stage" --minutes "$minutes"
 done
-imagen-video train --preset runs/images_first.py:mini --stage base --out "$out/images" --minutes "$((minutes * 2))"
-imagen-video train --preset mini --stage base --out "$out/base" --init-from "$out/images" --minutes "$((minutes * 4))"
+imagen-video train --preset runs/base_phases.py:images --stage base --out "$out/images" --minutes "$minutes"
+imagen-video train --preset runs/base_phases.py:strided --stage base --out "$out/strided" --init-from "$out/images" \
+  --minutes "$((minutes * 2))"
+imagen-video train --preset mini --stage base --out "$out/base" --init-from "$out/strided" --minutes "$((minutes * 3))"
 python runs/assemble.py "$out" src/imagen_video/mini

@@ -134,14 +134,14 @@ def mini() -> CascadeSpec:
         SamplerSpec(num_steps=32, guidance=GuidanceSpec(weight=1.0)),
         TrainSpec(
             steps=40_000,
-            clips=2,
+            clips=3,
             image_packs=2,
             learning_rate=4e-4,
             warmup=200,
             cooldown=4000,
             ema=0.999,
         ),
-        logsnr_shift=-3.5,
+        logsnr_shift=-4.5,
         image_logsnr_shift=-1.5,
         max_weight=4.0,
     )

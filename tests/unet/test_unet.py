@@ -8,6 +8,7 @@ import torch
 from imagen_video import presets
 from imagen_video.spec import StageSpec
 from imagen_video.stage import build_unet
+from imagen_video.unet.embed import TextIn
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import resize
 
@@ -65,6 +66,17 @@ def inputs(spec: StageSpec, *, clips=1, frames=3, is_video=True, captions=1, sca
 
 def frame(cond: Conditioning, i: int) -> Conditioning:
     return cond.window(i, i + 1)
+
+
+def test_whitened_captions_differ_in_every_direction_alike():
+    torch.manual_seed(0)
+    tokens = 5 + torch.randn(4000, 16) @ torch.diag(torch.logspace(0, -0.8, 16))
+    layer = TextIn(16)
+    assert torch.equal(layer(tokens), tokens)
+    layer.fit(tokens)
+    white = layer(tokens)
+    assert white.mean(0).abs().max() < 1e-3
+    assert torch.allclose(white.T.cov(), torch.eye(16), atol=0.15)
 
 
 @pytest.mark.parametrize("is_video", [True, False])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from imagen_video.shapes import Bool, Float, Int
+from imagen_video.shapes import Bool, Float
 from imagen_video.unet.attention import attend
 from imagen_video.video import PerClip
 
@@ -84,35 +84,3 @@ class TextPool(nn.Module):
         q = rearrange(self.query, "(k d) -> k 1 d", k=self.heads).expand(captions, -1, -1, -1)
         seen = F.pad(mask, (1, 0), value=True)[:, None, None]
         return self.out(rearrange(attend(q, k, v, mask=seen), "t k 1 d -> t (k d)"))
-
-
-class PlaceAndTime(nn.Module):
-    """Where in the frame a pixel is and when in the clip, and the products of both, as features.
-
-    "Rising" says low early and high late: an interaction of caption, time and place of which any
-    two tell nothing, and which a network with each of them apart found only after thousands of
-    clips. Time is half a wave over `frames`, and 0 in packed images, which have no order.
-    """
-
-    PERIODS = (0.5, 1, 2)
-
-    def __init__(self, width: int, frames: int = 16):
-        super().__init__()
-        self.frames = frames
-        self.out = nn.Conv2d(2 * 4 * len(self.PERIODS), width, 1)
-
-    def forward(
-        self,
-        size: tuple[int, int],
-        index: Int[Tensor, " f"],
-        is_video: Bool[Tensor, " b"],
-    ) -> Float[Tensor, "bf c h w"]:
-        weight = self.out.weight
-        sides = [(torch.arange(n, device=weight.device) + 0.5) / n - 0.5 for n in size]
-        grid = torch.stack(torch.meshgrid(*sides, indexing="ij"))
-        angles = torch.cat([grid * (2 * math.pi * periods) for periods in self.PERIODS])
-        place = torch.cat([angles.sin(), angles.cos()])
-        time = torch.cos(index * (math.pi / self.frames)) * is_video[:, None]
-        moved = time[:, :, None, None, None] * place
-        both = torch.cat([place.expand_as(moved), moved], 2).flatten(0, 1)
-        return self.out(both.to(weight.dtype, memory_format=torch.channels_last))

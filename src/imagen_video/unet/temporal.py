@@ -4,6 +4,8 @@ Packed images (is_video False) pass a temporal convolution untouched and attend 
 alone (paper section 7). Nothing here is causal.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -34,6 +36,37 @@ class FramePosition(nn.Module):
         wave = sinusoidal(index.float() * 16, self.dim).to(self.inner.weight.dtype)
         place = self.outer(F.silu(self.inner(wave)))
         return place * is_video[:, None, None]
+
+
+class PlaceAndTime(nn.Module):
+    """Where in the frame a pixel is and when in the clip, and the products of both, as features.
+
+    "Rising" says low early and high late: an interaction of caption, time and place of which any
+    two tell nothing, and which a network with each of them apart found only after thousands of
+    clips. Time is half a wave over `FRAMES`, and 0 in packed images, which have no order.
+    """
+
+    PERIODS, FRAMES = (0.5, 1, 2), 16
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out = nn.Conv2d(2 * 4 * len(self.PERIODS), width, 1)
+
+    def forward(
+        self,
+        size: tuple[int, int],
+        index: Int[Tensor, " f"],
+        is_video: Bool[Tensor, " b"],
+    ) -> Float[Tensor, "bf c h w"]:
+        weight = self.out.weight
+        sides = [(torch.arange(n, device=weight.device) + 0.5) / n - 0.5 for n in size]
+        grid = torch.stack(torch.meshgrid(*sides, indexing="ij"))
+        angles = torch.cat([grid * (2 * math.pi * periods) for periods in self.PERIODS])
+        place = torch.cat([angles.sin(), angles.cos()])
+        time = torch.cos(index * (math.pi / self.FRAMES)) * is_video[:, None]
+        moved = time[:, :, None, None, None] * place
+        both = torch.cat([place.expand_as(moved), moved], 2).flatten(0, 1)
+        return self.out(both.to(weight.dtype, memory_format=torch.channels_last))
 
 
 class TemporalAttention(nn.Module):

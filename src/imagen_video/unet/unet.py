@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from imagen_video.shapes import Bool, Float, Int
 from imagen_video.spec import UNetSpec
-from imagen_video.unet.embed import LevelEmbedding, PlaceAndTime, TextIn, TextPool
+from imagen_video.unet.embed import LevelEmbedding, TextIn, TextPool
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, zero
-from imagen_video.unet.temporal import FramePosition, make_temporal
+from imagen_video.unet.temporal import FramePosition, PlaceAndTime, make_temporal
 from imagen_video.video import PerClip, Video
 
 LONG_SKIP = 2**-0.5
