@@ -6,8 +6,8 @@
 
 Images first: a packed sequence of 16 images shows sixteen things for the price of one clip. Then
 every fourth frame of many clips: what moves how is learned from the number of clips, not of frames
-(docs/log.md). Expected: after 2,500 steps of images coloured things on the right grounds; after 1,000
-strided steps rising, falling, growing and shrinking, after 1,500 left and right.
+(docs/log.md). Expected: after 2,500 steps of images coloured things on the right grounds; after
+1,000 strided steps rising, falling, growing and shrinking, after 1,500 left and right.
 """
 
 from dataclasses import replace
