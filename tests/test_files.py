@@ -1,4 +1,7 @@
+import signal
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -22,3 +25,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_a_process_killed_while_it_writes_leaves_the_old_file_whole(tmp_path):
+    (tmp_path / "a").write_text("old")
+    program = """
+import os, signal, sys
+from imagen_video.files import replacing
+with replacing(sys.argv[1]) as path:
+    path.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "a")])
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "a").read_text() == "old"
+    left = [path.name for path in tmp_path.iterdir() if path.name != "a"]
+    assert len(left) == 1
+    assert left[0].endswith(".part")

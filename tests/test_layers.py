@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "imagen_video"
 LAYERS = (
-    {"shapes", "files", "video", "pyav", "spec", "spec_json", "presets"},
+    {"shapes", "files", "video", "pyav", "motion", "spec", "spec_json", "presets"},
     {"diffusion", "unet", "text"},
     {"lowres", "weights", "stage", "sampling", "cascade", "info"},
     {"data", "training", "metrics"},

@@ -8,6 +8,7 @@ import torch
 from imagen_video import presets
 from imagen_video.diffusion.schedule import alpha_sigma
 from imagen_video.lowres import AUGMENTATION, low_from_truth, prepare, random_levels
+from imagen_video.motion import between
 from imagen_video.video import resize
 
 TSR, SSR = presets.tiny().stages[1], presets.tiny().stages[2]
@@ -28,17 +29,20 @@ def test_noise_has_the_level_it_says():
     assert torch.allclose(made, alpha * low + sigma * noise)
 
 
-def test_videos_mix_the_frames_around_and_images_leave_blanks():
+def test_unknown_frames_of_videos_are_mixed_and_those_of_images_blank():
     low = torch.rand(2, 4, 3, 8, 12) + 1
     kinds = torch.tensor([True, False])
     made = prepare(low, torch.zeros_like(low), CLEAN, spec=TSR, is_video=kinds)
-    assert made.shape == (2, 8, 4, 8, 12)
+    assert made.shape == (2, 8, 7, 8, 12)
     assert torch.allclose(made[:, ::2, :3], low, atol=1e-4)
-    assert (made[:, ::2, 3] == 1).all()
-    assert (made[:, 1::2, 3] == 0).all()
-    assert torch.allclose(made[0, 1:-1:2, :3], (low[0, :-1] + low[0, 1:]) / 2, atol=1e-4)
+    assert (made[:, ::2, 3:6] == 0).all()
+    assert (made[:, ::2, 6] == 1).all()
+    mixed, change = between(low[0, :-1], low[0, 1:], 0.5)
+    assert torch.allclose(made[0, 1:-1:2, :3], mixed, atol=1e-4)
+    assert torch.allclose(made[0, 1:-1:2, 3:6], change, atol=1e-4)
     assert torch.allclose(made[0, -1, :3], low[0, -1], atol=1e-4)
-    assert (made[1, 1::2, :3] == 0).all()
+    assert (made[:, 1::2, 6] == 0).all()
+    assert (made[1, 1::2] == 0).all()
 
 
 def test_levels_are_drawn_a_clip_within_the_bound():

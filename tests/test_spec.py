@@ -91,7 +91,7 @@ def test_bad_json_names_the_field(text, message):
 
 def test_derived_facts():
     assert [stage.kind for stage in TINY.stages[:3]] == ["base", "tsr", "ssr"]
-    assert (TSR.time_factor, TSR.space_factor, TSR.low_channels) == (2, 1, 4)
+    assert (TSR.time_factor, TSR.space_factor, TSR.low_channels) == (2, 1, 7)
     assert (SSR.time_factor, SSR.space_factor, SSR.low_channels) == (1, 2, 3)
     assert presets.mini().stages[-1].unet.temporal_reach == 2
     assert isinstance(from_json(CascadeSpec, to_json(TINY)).stages[0].unet, UNetSpec)

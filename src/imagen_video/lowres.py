@@ -3,6 +3,7 @@
 import torch
 
 from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
+from imagen_video.motion import between
 from imagen_video.shapes import Bool, Float
 from imagen_video.spec import StageSpec
 from imagen_video.video import PerClip, Video, resize
@@ -37,17 +38,22 @@ def prepare(
     the frames of this one.
 
     Noise comes before upsampling. In space the video keeps its own size: the network brings it to
-    its grid. In time the unknown frames of a video are mixtures of the known ones around them (the
-    last is repeated), those of packed images are blank (no image may condition its neighbour), and
-    a fourth channel is 1 where the frame is known.
+    its grid. In time there are seven channels: the mixture of the known frames around along what
+    moved (`motion.between`; after the last known frame that frame), how far the two differ there,
+    and 1 where the frame is known. Unknown frames of packed images are blank: no image may
+    condition its neighbour.
     """
     alpha, sigma = (expand(part, low) for part in alpha_sigma(logsnr))
     noised = alpha * low + sigma * noise
     if spec.kind == "ssr":
         return noised
-    after = torch.cat([noised[:, 1:], noised[:, -1:]], 1)
-    share = torch.arange(spec.time_factor).to(noised) / spec.time_factor
-    mixed = torch.lerp(noised[:, :, None], after[:, :, None], share.view(1, 1, -1, 1, 1, 1))
-    known = (share == 0).to(noised).view(1, 1, -1, 1, 1, 1).expand_as(mixed[:, :, :, :1])
-    mixed = torch.where(is_video.view(-1, 1, 1, 1, 1, 1) | (known > 0), mixed, 0.0)
-    return torch.cat([mixed, known], 3).flatten(1, 2)
+    clips = len(low)
+    before = noised.flatten(0, 1)
+    after = torch.cat([noised[:, 1:], noised[:, -1:]], 1).flatten(0, 1)
+    shown = [torch.cat([before, torch.zeros_like(before), torch.ones_like(before[:, :1])], 1)]
+    video = is_video.repeat_interleave(low.shape[1]).view(-1, 1, 1, 1)
+    for step in range(1, spec.time_factor):
+        mixed, change = between(before, after, step / spec.time_factor)
+        unknown = torch.cat([mixed, change, torch.zeros_like(mixed[:, :1])], 1)
+        shown.append(torch.where(video, unknown, 0.0))
+    return torch.stack(shown, 1).flatten(0, 1).unflatten(0, (clips, -1))

@@ -146,10 +146,14 @@ def mini() -> CascadeSpec:
         max_weight=4.0,
     )
 
-    def sr(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec) -> StageSpec:
+    def sr(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec, aug=0.08) -> StageSpec:
         # What z shows by itself below log-SNR 0 is little beside the low-resolution video, and few
         # sampling steps go further: a plain loss on x at high noise learned fastest (docs/log.md).
-        return _row(unet, sampler, train, logsnr_shift=-4.0, max_weight=1.0, aug_max=0.15)
+        return _row(unet, sampler, train, logsnr_shift=-4.0, max_weight=1.0, aug_max=aug)
+
+    def tsr(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec) -> StageSpec:
+        # Taking away more noise than this would be most of what it learns (docs/log.md).
+        return sr(unet, sampler, train, aug=0.04)
 
     def net(widths, blocks, patch: int, **options: Any) -> UNetSpec:
         everywhere: dict[str, Any] = {"temporal_levels": tuple(range(len(widths)))}
@@ -165,7 +169,7 @@ def mini() -> CascadeSpec:
 
     def steps(count: int, *, guidance: float = 0.0, window: int | None = None) -> SamplerSpec:
         weight = GuidanceSpec(weight=guidance)
-        return SamplerSpec(num_steps=count, guidance=weight, aug_logsnr=6.0, window=window)
+        return SamplerSpec(num_steps=count, guidance=weight, aug_logsnr=8.0, window=window)
 
     def crops(clips, frames=None, crop=None, packs=0) -> TrainSpec:
         return TrainSpec(
@@ -182,7 +186,7 @@ def mini() -> CascadeSpec:
 
     rows = [
         base,
-        sr(
+        tsr(
             net((96, 128), (2, 2), 2, attention_levels=(1,)),
             steps(16, guidance=1.0),
             crops(2, packs=1),
@@ -197,12 +201,12 @@ def mini() -> CascadeSpec:
             steps(8),
             crops(2, frames=6, packs=1),
         ),
-        sr(
+        tsr(
             net((64, 96, 96), (1, 1, 2), 4, norm="layer"),
             steps(8),
             crops(4, frames=8, crop=(96, 160)),
         ),
-        sr(
+        tsr(
             net((64, 96, 96), (1, 1, 2), 4, norm="layer"),
             steps(8),
             crops(4, frames=8, crop=(96, 160)),

@@ -260,8 +260,9 @@ class StageSpec:
 
     @property
     def low_channels(self) -> int:
-        """Channels of the conditioning video: RGB, and a known-frame mask over time."""
-        return {"base": 0, "ssr": 3, "tsr": 4}[self.kind]
+        """Channels of the conditioning video: RGB; over time also how far the known frames around
+        differ, and which frames are known."""
+        return {"base": 0, "ssr": 3, "tsr": 7}[self.kind]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,6 +160,13 @@ def test_run_leaves_a_stage_a_log_and_a_sheet(tiny, tmp_path):
         assert torch.equal(value, average[name].to(torch.bfloat16))
 
 
+def test_what_a_kill_during_a_save_left_over_is_cleared_away(tiny, tmp_path):
+    half = tmp_path / ".checkpoint.safetensors.0123abcd.part"
+    half.write_bytes(b"half a checkpoint")
+    assert tiny_trainer(tmp_path, tiny, steps=2).run() == 2
+    assert not half.exists()
+
+
 def test_minutes_stop_early_but_the_schedule_counts_steps(tiny, tmp_path):
     trainer = tiny_trainer(tmp_path, tiny, steps=10_000, minutes=0.01)
     assert trainer.run() < 10_000

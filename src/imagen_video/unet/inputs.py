@@ -16,7 +16,7 @@ class Conditioning:
     `text` and `text_mask` hold s captions a clip: 1 for a video, one a frame for packed images.
     `is_video` is False for packed images, whose frames must not see each other. `lowres` is the
     noised conditioning video on its own height and width, already at the frame count of the output
-    (with a known-frame mask as fourth channel in temporal super-resolution), and `lowres_logsnr`
+    (with more channels in temporal super-resolution: `lowres.prepare`), and `lowres_logsnr`
     the level of its noise. An all-False `text_mask` is the unconditional input. `frame_index`
     numbers the frames shown, when they are not all of them from the first on.
     """
