@@ -1,13 +1,16 @@
-"""The first two phases of mini's base; `mini()` itself is the last.
+"""The phases of the base of mini that come before `mini()` itself.
 
     imagen-video train --preset runs/base_phases.py:images --stage base --out out/images
     imagen-video train --preset runs/base_phases.py:strided --stage base --out out/strided \
         --init-from out/images
+    imagen-video train --preset runs/base_phases.py:things --stage base --out out/things \
+        --init-from out/strided
 
 Images first: a packed sequence of 16 images shows sixteen things for the price of one clip. Then
 every fourth frame of many clips: what moves how is learned from the number of clips, not of frames
-(docs/log.md). Expected: after 2,500 steps of images coloured things on the right grounds; after
-1,000 strided steps rising, falling, growing and shrinking, after 1,500 left and right.
+(docs/log.md). Then what things look like: images again, beside enough clips to keep moving.
+Expected: after 2,500 steps of images coloured things on the right grounds; after 1,000 strided
+steps rising, falling, growing and shrinking, after 1,500 left and right.
 """
 
 from dataclasses import replace
@@ -24,6 +27,11 @@ def images() -> CascadeSpec:
 def strided() -> CascadeSpec:
     """mini with twelve clips of four frames and five packs of four images a batch."""
     return _base(12, 5, stride=4, logsnr_shift=-5.0)
+
+
+def things() -> CascadeSpec:
+    """mini with four clips of four frames and sixteen packs of four images a batch."""
+    return _base(4, 16, stride=4, logsnr_shift=-3.5)
 
 
 def _base(clips: int, image_packs: int, *, logsnr_shift: float, stride: int = 1) -> CascadeSpec:

@@ -3,8 +3,8 @@
     python runs/judge.py                        # about 10 minutes on two cores, into out/judge
     python runs/judge.py --only motion          # about 3 minutes
 
-Expected on 1000 held-out clips (test split, all styles, single objects on flat grounds):
-    motion 16x24x40 ..., concept 24x40 ..., concept 96x160 ..., background ...
+Expected on 400 held-out clips (test split, all styles, single objects on flat grounds), in %:
+    background 100, motion 16x24x40 100, concept 24x40 98, concept 96x160 96
 Weights stay in the ignored folder out/: the numbers of a judge belong to its file.
 """
 
@@ -59,7 +59,7 @@ TASKS = {
             answers=MOTIONS, frames=16, height=24, width=40, over_time=True, widths=(32, 48, 64)
         ),
         batch=32,
-        steps=200,
+        steps=450,
     ),
     "concept-24x40": Task(
         fact="concept",
@@ -72,7 +72,7 @@ TASKS = {
             widths=(48, 96, 112),
         ),
         batch=192,
-        steps=500,
+        steps=450,
     ),
     "concept-96x160": Task(
         fact="concept",
@@ -86,7 +86,7 @@ TASKS = {
             widths=(32, 48, 80, 112),
         ),
         batch=96,
-        steps=800,
+        steps=450,
     ),
 }
 
@@ -97,7 +97,7 @@ class Options:
 
     out: Path = Path("out/judge")
     only: tuple[str, ...] = tuple(TASKS)
-    clips: int = 1000
+    clips: int = 400
     """Held-out clips to measure on."""
     steps: int | None = None
     """Instead of each judge's own number."""

@@ -10,5 +10,7 @@ done
 imagen-video train --preset runs/base_phases.py:images --stage base --out "$out/images" --minutes "$minutes"
 imagen-video train --preset runs/base_phases.py:strided --stage base --out "$out/strided" --init-from "$out/images" \
   --minutes "$((minutes * 2))"
-imagen-video train --preset mini --stage base --out "$out/base" --init-from "$out/strided" --minutes "$((minutes * 3))"
+imagen-video train --preset runs/base_phases.py:things --stage base --out "$out/things" --init-from "$out/strided" \
+  --minutes "$minutes"
+imagen-video train --preset mini --stage base --out "$out/base" --init-from "$out/things" --minutes "$((minutes * 2))"
 python runs/assemble.py "$out" src/imagen_video/mini

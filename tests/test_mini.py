@@ -1,10 +1,17 @@
 """The shipped cascade: whole, in its preset's shape, and doing what its text says."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade, shipped
+from imagen_video.diffusion.sampler import Noise
+from imagen_video.diffusion.schedule import step_times
+from imagen_video.sampling import SampleSpec
+from imagen_video.spec import UNetSpec
+from imagen_video.video import resize
 
 RGB = {"red": (220, 60, 60), "blue": (70, 110, 220), "yellow": (240, 215, 80)}
 
@@ -14,12 +21,22 @@ def mini() -> Cascade:
     return Cascade.from_pretrained("mini")
 
 
-def test_shipped_networks_are_the_presets_and_fit_in_50_mb(mini):
-    assert [s.spec.unet for s in mini.stages] == [s.unet for s in presets.mini().stages]
+def test_shipped_stages_are_the_presets_and_fit_in_50_mb(mini):
+    assert mini.spec == presets.mini()
     folder = shipped("mini")
     assert folder is not None
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= 50e6
     assert all(p.dtype == torch.bfloat16 for s in mini.stages for p in s.unet.parameters())
+
+
+def test_one_frame_is_sampled_as_the_images_of_training(mini):
+    base, levels = mini.stages[0], []
+    hook = base.unet.register_forward_hook(lambda _, args, out: levels.append(args[1][0]))
+    wanted = SampleSpec(num_frames=1, steps=4, until="base")
+    *_, _ = mini.stream(["a star on a red background"], wanted)
+    hook.remove()
+    assert base.spec.image_logsnr_shift != base.spec.logsnr_shift
+    assert torch.allclose(torch.stack(levels), base.image_schedule(step_times(4)[:-1]).float())
 
 
 @pytest.mark.parametrize("name", RGB)
@@ -38,3 +55,34 @@ def test_upsampling_stages_keep_what_they_are_given(mini):
         *_, last = mini.upscale(video, "a blue background", stages=[stage.name], steps=4)
         error = (last.video.float() - video[0, :, :1, :1].float()).abs().mean()
         assert error < 12, stage.name
+
+
+def test_windows_of_the_last_stage_equal_a_run_in_one_call(mini, monkeypatch):
+    """45 dB for a whole run in bf16, and clearly less without the frames around a window."""
+    stage, frames = mini.stages[-1], 24
+    text, reach = mini.encoder(["a street"]), stage.spec.unet.temporal_reach
+    rough = torch.rand(1, frames, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    cond = stage.conditioning(text, frames=frames, low=resize(rough, 32, 32), noise=Noise(0))
+    seen: list[int] = []
+
+    def sampled(window: int | None) -> torch.Tensor:
+        sampler = replace(stage.spec.sampler, window=window, num_steps=4)
+        seen.clear()
+        with torch.inference_mode():
+            *_, last = stage.sample_steps(cond, (1, frames, 3, 128, 128), Noise(0), sampler=sampler)
+        return last.x
+
+    def decibels(found: torch.Tensor) -> float:
+        return 10 * torch.log10(4 / (found - whole).square().mean()).item()
+
+    hook = stage.unet.register_forward_hook(lambda _, args, out: seen.append(args[0].shape[1]))
+    whole = sampled(None)
+    assert seen == [frames] * 4
+    equal = decibels(sampled(8))
+    assert equal > 45
+    assert max(seen) == 8 + 2 * reach < frames
+    monkeypatch.setattr(UNetSpec, "temporal_reach", 0)
+    alone = decibels(sampled(8))
+    print(equal, alone)
+    assert alone < equal - 6
+    hook.remove()

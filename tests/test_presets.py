@@ -46,7 +46,7 @@ def test_mini_fits_two_cores():
     for stage in stages:
         frames = stage.output.frames if stage.kind == "base" else 8
         unet = build_unet(stage, device="meta")
-        call = flops_per_call(unet, stage, frames) * stage.output.frames / frames
+        call = flops_per_call(unet, stage, frames, 32) * stage.output.frames / frames
         total += 8 * call
     assert call <= 2e12  # the last stage, one call on a full clip
     assert total <= 30e12

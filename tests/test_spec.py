@@ -1,5 +1,6 @@
 """Specs refuse what cannot be built, and say what would fit."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -31,7 +32,10 @@ UNET = SSR.unet
         (lambda: replace(UNET, cross_levels=(1,)), "drop them in cross_levels"),
         (lambda: replace(UNET, head_dim=24), "multiple of head_dim 24"),
         (lambda: replace(UNET, widths=(12, 32)), "multiples of 8"),
-        (lambda: replace(UNET, patch=0), "at least 1"),
+        (lambda: replace(UNET, patch=0), "patch must be >= 1"),
+        (lambda: replace(UNET, head_dim=0), "head_dim must be >= 1"),
+        (lambda: replace(UNET, blocks=(1, 0)), "every level needs a block"),
+        (lambda: GuidanceSpec(interval=(2.0, -2.0)), "from less to more log-SNR"),
         (lambda: GuidanceSpec(weight=-1.0), r"at least 0 \(off\)"),
         (lambda: SamplerSpec(num_steps=0), "at least 1"),
         (lambda: SamplerSpec(num_steps=8, gamma=2.0), r"in \[0, 1\]"),
@@ -41,6 +45,7 @@ UNET = SSR.unet
         (lambda: replace(SSR, output=VideoFormat(8, 20, 24, 6.0)), "not a whole multiple"),
         (lambda: replace(SSR, output=VideoFormat(8, 16, 48, 6.0)), "change the aspect"),
         (lambda: replace(SSR, output=VideoFormat(16, 16, 24, 6.0)), "either time or space"),
+        (lambda: replace(SSR, output=replace(SSR.output, fps=7.0)), "how long a clip lasts"),
         (lambda: replace(SSR, sampler=SamplerSpec(num_steps=2)), "needs aug_logsnr"),
         (lambda: replace(UNET, embed_dim=33), "must be even"),
         (lambda: replace(UNET, embed_dim=50), "multiple of its 3 heads"),
@@ -66,6 +71,25 @@ UNET = SSR.unet
 def test_what_cannot_be_built_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "words"),
+    [
+        (UNET, "norm", "group, layer"),
+        (UNET, "predicts", "v, x"),
+        (SSR.sampler, "move", "ddim, ancestral"),
+        (SSR.sampler, "threshold", "static, dynamic"),
+        (SSR, "weighting", "v, eps"),
+        (TINY.text, "encoder", "minilm, t5"),
+    ],
+)
+def test_an_unknown_word_is_refused(spec, name, words):
+    """As users run it: without the type checks of the tests."""
+    broken = copy.copy(spec)
+    object.__setattr__(broken, name, "bogus")
+    with pytest.raises(ValueError, match=f"{name} must be one of {words}.*, got 'bogus'"):
+        broken.__post_init__()
 
 
 def edited(**changes) -> str:

@@ -96,6 +96,8 @@ class Cascade:
         videos. `low` is the video that `wanted.start` begins from, at `low_fps` frames a second
         (default: the rate that stage expects).
         """
+        if isinstance(prompts, str):
+            raise ValueError(f"a list of prompts is needed, got the string {prompts!r}")
         if not prompts or not all(prompt.strip() for prompt in prompts):
             raise ValueError("every prompt needs some text; to sample without one, use guidance 0")
         stages = self.plan(wanted, low_frames=None if low is None else len(low))
@@ -166,7 +168,10 @@ class Cascade:
         if any(stage.spec.kind == "base" for stage in chosen):
             raise ValueError("the base stage makes videos from noise: name an upsampling stage")
         wanted = SampleSpec(seed=seed, steps=steps, guidance=0.0)
-        run = Run(0, 0, wanted, self.encoder([prompt]))
+        text = self.encoder([prompt])
+        if not prompt.strip():  # training dropped captions whole, and never showed an empty one
+            text = replace(text, mask=torch.zeros_like(text.mask))
+        run = Run(0, 0, wanted, text)
         low = Low(video, fps or chosen[0].spec.output.fps / chosen[0].spec.time_factor)
         for stage in chosen:
             for progress in run_in_parts(_faithful(stage), run, low):

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from imagen_video.diffusion.guidance import guidance_weights
+from imagen_video.diffusion.schedule import CosineSchedule
 from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.stage import build_unet
 from imagen_video.unet.inputs import Conditioning
@@ -39,7 +41,7 @@ class Row:
 def describe(spec: CascadeSpec) -> list[Row]:
     """One row a stage; nothing is allocated but a few matrices that measure this machine."""
     rate = EFFICIENCY * matrix_rate()
-    return [_row(stage, rate) for stage in spec.stages]
+    return [_row(stage, rate, spec.text.length) for stage in spec.stages]
 
 
 def matrix_rate(side: int = 2048, repeats: int = 5) -> float:
@@ -53,29 +55,31 @@ def matrix_rate(side: int = 2048, repeats: int = 5) -> float:
     return 2 * side**3 / best
 
 
-def flops_per_call(unet: VideoUNet, spec: StageSpec, frames: int) -> int:
-    """FLOPs of one call on one clip, counted on the meta device."""
+def flops_per_call(unet: VideoUNet, spec: StageSpec, frames: int, tokens: int) -> int:
+    """FLOPs of one call on one clip with one caption, counted on the meta device."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         high, low = spec.output, None
         if spec.input is not None:
             low = torch.zeros(1, frames, spec.low_channels, *spec.input.size)
-        text = torch.zeros(1, 1, 32, spec.unet.text_dim)
-        seen = torch.ones(1, 1, 32, dtype=torch.bool)
+        text = torch.zeros(1, 1, tokens, spec.unet.text_dim)
+        seen = torch.ones(1, 1, tokens, dtype=torch.bool)
         level = None if low is None else torch.zeros(1)
         cond = Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
         unet(torch.zeros(1, frames, 3, *high.size), torch.zeros(1), cond)
     return counter.get_total_flops()
 
 
-def _row(spec: StageSpec, rate: float) -> Row:
+def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
     unet = build_unet(spec, device="meta")
     parameters = sum(p.numel() for p in unet.parameters())
     frames = spec.output.frames
     # Attention over frames is not linear in them; the large stages, which have none, are.
     part = frames if spec.unet.temporal == "attention" else min(frames, 8)
-    per_call = flops_per_call(unet, spec, part) * frames // part
-    guided = spec.sampler.guidance.on
-    calls = spec.sampler.num_steps * (2 if guided else 1)
+    per_call = flops_per_call(unet, spec, part, tokens) * frames // part
+    steps, schedule = spec.sampler.num_steps, CosineSchedule(shift=spec.logsnr_shift)
+    weights = guidance_weights(spec.sampler.guidance, steps, schedule)
+    guided = any(weights)
+    calls = sum(2 if weight else 1 for weight in weights)
     # Windows compute the frames that they share with their neighbours twice.
     windows, shared = 1, 0
     if spec.sampler.window:
@@ -89,7 +93,7 @@ def _row(spec: StageSpec, rate: float) -> Row:
         flops_per_call=per_call,
         calls=calls,
         flops=round(per_call * calls * overlap),
-        steps=spec.sampler.num_steps,
+        steps=steps,
         guided=guided,
         memory_bytes=HALF * parameters + _activations(spec, guided),
         seconds=per_call * calls * overlap / rate,

@@ -67,7 +67,8 @@ def _row(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec, **options) -> S
 
 def paper() -> CascadeSpec:
     """The published cascade: parameter counts within 3 % of 5.6B, 1.7B, 1.4B, 1.2B, 780M, 630M
-    and 340M. Widths and depths are ours, as the paper does not give them."""
+    and 340M. Widths and depths are ours, as the paper does not give them; so are
+    the decisions in ARCHITECTURE.md."""
     steps, train = 128, TrainSpec(steps=1_000_000, clips=64, image_packs=64, warmup=10_000)
 
     def sr(widths, blocks, aug, guidance=None, **options) -> StageSpec:
@@ -131,17 +132,17 @@ def mini() -> CascadeSpec:
     )
     base = _row(
         base_unet,
-        SamplerSpec(num_steps=32, guidance=GuidanceSpec(weight=1.0)),
+        SamplerSpec(num_steps=32, guidance=GuidanceSpec(weight=3.0)),
         TrainSpec(
             steps=40_000,
-            clips=3,
-            image_packs=2,
+            clips=2,
+            image_packs=3,
             learning_rate=4e-4,
             warmup=200,
             cooldown=4000,
             ema=0.999,
         ),
-        logsnr_shift=-4.5,
+        logsnr_shift=-3.5,
         image_logsnr_shift=-1.5,
         max_weight=4.0,
     )
@@ -169,7 +170,7 @@ def mini() -> CascadeSpec:
 
     def steps(count: int, *, guidance: float = 0.0, window: int | None = None) -> SamplerSpec:
         weight = GuidanceSpec(weight=guidance)
-        return SamplerSpec(num_steps=count, guidance=weight, aug_logsnr=8.0, window=window)
+        return SamplerSpec(num_steps=count, guidance=weight, aug_logsnr=12.0, window=window)
 
     def crops(clips, frames=None, crop=None, packs=0) -> TrainSpec:
         return TrainSpec(

@@ -125,11 +125,11 @@ def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[
 
 
 def run_in_parts(stage: Stage, run: Run, low: Low) -> Iterator[Progress]:
-    """`run_stage` on a video of any size and length, in bounded memory.
+    """`run_stage` on a video of any size and length, part by part.
 
     The video is padded to a legal size and cropped back, never rescaled. Above PART values it is
     sampled in parts one after the other: each sees the frames around it that one network call
-    reaches, and has noise of its own.
+    reaches, and has noise of its own. Memory is bounded beside the result in 8 bits.
     """
     spec = stage.spec
     padded, (height, width) = _pad(low.frames, stage)
@@ -137,13 +137,15 @@ def run_in_parts(stage: Stage, run: Run, low: Low) -> Iterator[Progress]:
     length = max(1, PART // values)
     starts = range(0, len(padded), length)
     whole = torch.empty(len(padded) * spec.time_factor, 3, height, width, dtype=torch.uint8)
-    around = -(-spec.unet.temporal_reach // spec.time_factor)
+    # Over time, a new frame is made from the next known one too.
+    around = -(-spec.unet.temporal_reach // spec.time_factor) + (spec.time_factor > 1)
     for i, start in enumerate(starts):
         stop = min(start + length, len(padded))
         first = max(0, start - around)
         seen = Low(padded[first : stop + around], low.fps)
         part = replace(run, sample=run.sample + i)
         for progress in run_stage(stage, part, seen, len(seen.frames) * spec.time_factor):
+            ended = progress.video is not None
             if progress.video is not None:
                 inner = slice((start - first) * spec.time_factor, (stop - first) * spec.time_factor)
                 outer = slice(start * spec.time_factor, stop * spec.time_factor)
@@ -152,6 +154,8 @@ def run_in_parts(stage: Stage, run: Run, low: Low) -> Iterator[Progress]:
             progress.step += i * progress.num_steps
             progress.num_steps *= len(starts)
             yield progress
+            if ended and stop < len(padded):
+                progress.state.release()  # whoever iterates still holds it
 
 
 def override(sampler: SamplerSpec, wanted: SampleSpec) -> SamplerSpec:

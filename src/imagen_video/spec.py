@@ -1,7 +1,7 @@
 """The cascade as data: frozen specs, checked when built; `spec_json` saves them."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from imagen_video.video import VideoFormat
 
@@ -9,6 +9,15 @@ from imagen_video.video import VideoFormat
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _require_known_words(spec: Any) -> None:
+    for name, kind in get_type_hints(type(spec)).items():
+        words, word = get_args(kind), getattr(spec, name)
+        _require(
+            get_origin(kind) is not Literal or word in words,
+            f"{name} must be one of {', '.join(map(str, words))}, got {word!r}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,7 @@ class UNetSpec:
     predicts: Literal["v", "x"] = "v"
 
     def __post_init__(self):
+        _require_known_words(self)
         levels = set(range(len(self.widths)))
         _require(
             len(self.widths) == len(self.blocks) > 0,
@@ -47,7 +57,9 @@ class UNetSpec:
             )
         both = set(self.attention_levels) & set(self.cross_levels)
         _require(not both, f"levels {sorted(both)} have self-attention: drop them in cross_levels")
-        _require(self.patch >= 1, f"patch must be at least 1, got {self.patch}")
+        for name in ("patch", "head_dim", "text_dim"):
+            _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
+        _require(min(self.blocks) >= 1, f"every level needs a block, got blocks {self.blocks}")
         for level in self.attention_levels + self.cross_levels:
             _require(
                 self.widths[level] % self.head_dim == 0,
@@ -93,6 +105,10 @@ class GuidanceSpec:
         _require(self.weight >= 0, f"guidance weight must be at least 0 (off), got {self.weight}")
         _require(self.low is None or self.low >= 0, f"low guidance must be >= 0, got {self.low}")
         _require(self.constant_steps >= 0, "constant_steps must be at least 0")
+        _require(
+            self.interval is None or self.interval[0] < self.interval[1],
+            f"the guidance interval must go from less to more log-SNR, got {self.interval}",
+        )
 
     @property
     def on(self) -> bool:
@@ -113,6 +129,7 @@ class SamplerSpec:
     window: int | None = None
 
     def __post_init__(self):
+        _require_known_words(self)
         _require(self.num_steps >= 1, f"num_steps must be at least 1, got {self.num_steps}")
         _require(0 <= self.gamma <= 1, f"gamma must lie in [0, 1], got {self.gamma}")
         _require(0 < self.percentile <= 1, f"percentile must lie in (0, 1], got {self.percentile}")
@@ -175,6 +192,7 @@ class StageSpec:
     aug_max: float = 1.0
 
     def __post_init__(self):
+        _require_known_words(self)
         self._check_sizes(*self.output.size, what=str(self.output))
         self._check_training()
         if self.input:
@@ -243,6 +261,10 @@ class StageSpec:
             (high.frames > low.frames) != (high.height > low.height),
             f"stage {self.name!r} must upsample either time or space: {low} -> {high}",
         )
+        _require(
+            abs(low.fps * self.time_factor - high.fps) < 1e-6 * high.fps,
+            f"stage {self.name!r} would change how long a clip lasts: {low} -> {high}",
+        )
 
     @property
     def kind(self) -> Literal["base", "ssr", "tsr"]:
@@ -275,6 +297,7 @@ class TextSpec:
     length: int = 128
 
     def __post_init__(self):
+        _require_known_words(self)
         _require(self.length >= 1, f"token length must be at least 1, got {self.length}")
         _require(
             (self.encoder == "t5") == bool(self.name),

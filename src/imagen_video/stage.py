@@ -148,7 +148,9 @@ class Stage:
         `negative` replaces the empty caption that guidance moves away from.
         """
         sampler = sampler or self.spec.sampler
-        weights = guidance_weights(sampler.guidance, sampler.num_steps, self.schedule)
+        # One frame was trained as an image, on the schedule of images.
+        schedule = self.schedule if cond.is_video.all() else self.image_schedule
+        weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
         plain = self.denoiser(cond, window=sampler.window)
         doubled = plain
         if any(weights):
@@ -163,7 +165,7 @@ class Stage:
             return drawn.to(self.device)
 
         denoisers = guided_denoisers(plain, doubled, weights, rule=rule)
-        yield from denoise_steps(denoisers, self.schedule, draw, move=make_move(sampler))
+        yield from denoise_steps(denoisers, schedule, draw, move=make_move(sampler))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from imagen_video.spec import StageSpec
 from imagen_video.stage import build_unet
 from imagen_video.unet.embed import TextIn
 from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.temporal import PlaceAndTime
 from imagen_video.video import resize
 
 TINY = presets.tiny().stages
@@ -216,3 +217,13 @@ def test_layer_norm_stages_see_a_crop_as_the_whole(spec):
     inner = slice(step * 9, step * 10)
     middle = slice(inner.start + first, inner.stop + first)
     assert torch.allclose(crop[..., inner, inner], whole[..., middle, middle], atol=2e-5)
+
+
+def test_a_long_video_never_runs_back_in_time():
+    place = PlaceAndTime(8)
+    with torch.no_grad():
+        seen = place((2, 3), torch.arange(40), torch.tensor([True])).flatten(1)
+    steps = (seen[1:] - seen[:-1]).abs().amax(1)
+    assert (steps[: PlaceAndTime.FRAMES] > 0).all()
+    assert (steps[PlaceAndTime.FRAMES :] == 0).all()
+    assert (seen[1:] - seen[0]).norm(dim=1).diff().min() >= 0

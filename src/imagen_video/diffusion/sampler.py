@@ -151,7 +151,8 @@ class SamplerState:
             raise ValueError(f"step {self.step} is over: take x and z before asking for the next")
         return self._now
 
-    def _release(self) -> Denoised:
+    def release(self) -> Denoised:
+        """What the step knew, which the state then holds no longer."""
         now, self._now = self._alive, None
         return now
 
@@ -179,7 +180,7 @@ def denoise_steps(
         state = SamplerState(step, num_steps, denoise(z, levels.logsnr_t))
         yield state
         if step + 1 < num_steps:
-            now = state._release()
+            now = state.release()
             z = move(now, before, levels, partial(draw, step + 1))
             before = now if move in MULTISTEP else None
             del now

@@ -33,14 +33,15 @@ def train_on_stickers(
     spec = with_steps(cascade.stage(name), steps)
     torch.manual_seed(run.seed)
     stage = Stage(spec)
-    copied = initialise_from(stage, init_from) if init_from is not None else ()
+    fresh = not (out / CHECKPOINT).exists()
+    copied = initialise_from(stage, init_from) if fresh and init_from is not None else ()
     # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
     if run.captions is None:
         encoder = load_keeping(cascade.text, dtype=torch.bfloat16)
     else:
         encoder = EmbeddingTable.load(run.captions)
     mix = Mix(StickerSource(run.seed), spec, seed=run.seed, steps=spec.train.steps)
-    if not (out / CHECKPOINT).exists() and "text_in.weight" not in copied:
+    if fresh and "text_in.weight" not in copied:
         fit_text(stage, mix, encoder)
     trainer = Trainer(stage, mix, encoder, out, run)
     drawer = SheetDrawer(spec, encoder, out / "sheets", step=lambda: trainer.step)

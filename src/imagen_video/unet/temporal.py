@@ -43,7 +43,8 @@ class PlaceAndTime(nn.Module):
 
     "Rising" says low early and high late: an interaction of caption, time and place of which any
     two tell nothing, and which a network with each of them apart found only after thousands of
-    clips. Time is half a wave over `FRAMES`, and 0 in packed images, which have no order.
+    clips. Time is half a wave over `FRAMES`, stands still
+    in longer videos from there on, and is 0 in packed images, which have no order.
     """
 
     PERIODS, FRAMES = (0.5, 1, 2), 16
@@ -63,7 +64,7 @@ class PlaceAndTime(nn.Module):
         grid = torch.stack(torch.meshgrid(*sides, indexing="ij"))
         angles = torch.cat([grid * (2 * math.pi * periods) for periods in self.PERIODS])
         place = torch.cat([angles.sin(), angles.cos()])
-        time = torch.cos(index * (math.pi / self.FRAMES)) * is_video[:, None]
+        time = torch.cos(index.clamp(max=self.FRAMES) * (math.pi / self.FRAMES)) * is_video[:, None]
         moved = time[:, :, None, None, None] * place
         both = torch.cat([place.expand_as(moved), moved], 2).flatten(0, 1)
         return self.out(both.to(weight.dtype, memory_format=torch.channels_last))
