@@ -3,7 +3,7 @@
     python runs/gallery.py docs [--model mini]        # about 10 minutes on two cores
 
 Writes base.png (the first 16 evaluation prompts at base output, one a row), stages.png (every
-stage of one video, enlarged to one height) and final.png (frames of four finished videos).
+stage of one video, enlarged to one height) and final.png (frames of finished videos).
 """
 
 import argparse
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("into", type=Path)
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--videos", type=int, default=4)
+    parser.add_argument("--videos", type=int, default=2)
     options = parser.parse_args()
     cascade = Cascade.from_pretrained(options.model)
     prompts = [row["prompt"] for row in eval_prompts()]
