@@ -75,6 +75,8 @@ def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
     last = start(tmp_path / "killed")
     assert last.wait() == 0
     assert kills >= 2  # both kinds
+    log = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [20, 40, 60]
     whole, killed = (
         load_file(tmp_path / name / "checkpoint.safetensors") for name in ("whole", "killed")
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from imagen_video.data.mix import Batch, Mix, batches
+from imagen_video.files import replacing
 from imagen_video.spec import StageSpec, TrainSpec
 from imagen_video.spec_json import from_json, to_json
 from imagen_video.stage import Stage
@@ -86,6 +87,7 @@ class Trainer:
             left_over.unlink()
         facts = load_checkpoint(out, stage.unet, self.ema, self.optimizer)
         self.step = self._resume(facts) if facts else 0
+        self._cut_log()
         self.skipped = self.skipped_in_a_row = 0
 
     def _resume(self, facts: dict) -> int:
@@ -190,6 +192,16 @@ class Trainer:
         progress.set_postfix(loss=facts["loss"], clips_s=facts["clips_per_second"])
         with open(self.out / "log.jsonl", "a") as file:
             file.write(json.dumps(facts) + "\n")
+
+    def _cut_log(self) -> None:
+        """Leave out what a killed run did after its last checkpoint: it is done again."""
+        path = self.out / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        whole = [line for line in lines if line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
+        if kept != lines:
+            with replacing(path) as new:
+                new.write_text("".join(f"{line}\n" for line in kept))
 
     def averaged(self) -> Stage:
         """A stage of its own with the averaged weights."""
