@@ -188,7 +188,7 @@ def _conditioning(tiny, stage, low):
 @pytest.mark.parametrize(
     ("prompts", "options", "message"),
     [
-        ([], {}, "needs some text"),
+        ([], {}, "a list of at least one prompt"),
         (["  "], {}, "needs some text"),
         (["a"], {"until": "ssr9"}, "no stage 'ssr9'"),
         (["a"], {"until": "base", "start": "tsr1"}, "comes after"),
@@ -206,7 +206,7 @@ def test_bad_input_is_refused_with_the_way_out(tiny, prompts, options, message):
 
 
 def test_a_string_is_not_streamed_by_letters(tiny):
-    with pytest.raises(ValueError, match="a list of prompts is needed"):
+    with pytest.raises(ValueError, match="a list of at least one prompt is needed, got 'a cat'"):
         next(tiny.stream("a cat", SampleSpec()))
 
 

@@ -25,7 +25,7 @@ from imagen_video.spec import CascadeSpec
 from imagen_video.spec_json import from_json, to_json
 from imagen_video.stage import Stage
 from imagen_video.text.cache import load_keeping
-from imagen_video.text.encoder import TextEmbedding, TextEncoder
+from imagen_video.text.encoder import TextEmbedding, TextEncoder, checked
 from imagen_video.video import Frames
 from imagen_video.weights import load_stage, save_stage
 
@@ -96,9 +96,7 @@ class Cascade:
         videos. `low` is the video that `wanted.start` begins from, at `low_fps` frames a second
         (default: the rate that stage expects).
         """
-        if isinstance(prompts, str):
-            raise ValueError(f"a list of prompts is needed, got the string {prompts!r}")
-        if not prompts or not all(prompt.strip() for prompt in prompts):
+        if not all(prompt.strip() for prompt in checked(prompts)):
             raise ValueError("every prompt needs some text; to sample without one, use guidance 0")
         stages = self.plan(wanted, low_frames=None if low is None else len(low))
         first = stages[0].spec
