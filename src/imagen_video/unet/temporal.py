@@ -43,8 +43,8 @@ class PlaceAndTime(nn.Module):
 
     "Rising" says low early and high late: an interaction of caption, time and place of which any
     two tell nothing, and which a network with each of them apart found only after thousands of
-    clips. Time is half a wave over `FRAMES`, stands still
-    in longer videos from there on, and is 0 in packed images, which have no order.
+    clips. Time is half a wave over `FRAMES`, stands still in longer videos from there on, and is 0
+    in packed images, which have no order.
     """
 
     PERIODS, FRAMES = (0.5, 1, 2), 16
