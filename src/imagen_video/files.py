@@ -1,5 +1,6 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and where they are kept."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -24,3 +25,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_root() -> Path:
+    """$IMAGEN_VIDEO_CACHE, or ~/.cache/imagen-video."""
+    return Path(os.environ.get("IMAGEN_VIDEO_CACHE") or "~/.cache/imagen-video").expanduser()
+
+
+def fetched(url: str) -> Path:
+    """A local file of what `url` names, downloaded into the cache once; a path is itself.
+
+    Any URL that fsspec knows. ValueError if it cannot be had.
+    """
+    if "://" not in url:
+        return Path(url)
+    import fsspec
+
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
+    local = cache_root() / "fetched" / name
+    if not local.is_file():
+        local.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            files, path = fsspec.core.url_to_fs(url)
+            with replacing(local) as temporary:
+                files.get_file(path, str(temporary))
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(f"cannot fetch {url!r}: {error}") from error
+    return local

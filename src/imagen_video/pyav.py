@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +29,47 @@ def reformat(frame: Any, reformatter: Any, **formats: Any) -> Any:
 
 
 def upright_rgb(frame: Any, reformatter: Any) -> UInt8[Tensor, "3 h w"]:
-    """A decoded frame of any pixel format as RGB, turned as the file says; alpha is dropped."""
+    """A decoded frame of any pixel format as RGB, turned as the file says; what is transparent
+    lies on white."""
     matrix = frame.colorspace
     if matrix == UNSPECIFIED:  # untagged files: the size tells, as players have it
         matrix = BT709 if frame.height >= 720 else BT601
-    rgb = reformat(frame, reformatter, format="rgb24", src_colorspace=matrix, dst_color_range=FULL)
-    pixels = np.rot90(rgb.to_ndarray(), round(frame.rotation / 90))
+    alpha = any(part.is_alpha for part in frame.format.components)
+    pixels = reformat(
+        frame,
+        reformatter,
+        format="rgba" if alpha else "rgb24",
+        src_colorspace=matrix,
+        dst_color_range=FULL,
+    ).to_ndarray()
+    pixels = np.rot90(on_white(pixels) if alpha else pixels, round(frame.rotation / 90))
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
+def on_white(rgba: np.ndarray) -> np.ndarray:
+    """8-bit "h w 4" over white, as "h w 3"."""
+    colour, alpha = rgba[..., :3].astype(np.uint16), rgba[..., 3:].astype(np.uint16)
+    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
 @contextmanager
-def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """A file's container and video stream, closed at the end; whatever fails is a ValueError."""
+def opened(source: str | Path | BufferedIOBase, *, name: str = "") -> Iterator[tuple[Any, Any]]:
+    """The container and video stream of a path or an open file, closed at the end; whatever fails
+    is a ValueError with `name`."""
     import av
     from av.error import FFmpegError
 
-    if not Path(path).is_file():
-        raise ValueError(f"there is no file {str(path)!r}")
+    name = name or str(source)
+    if isinstance(source, str | Path):
+        if not Path(source).is_file():
+            raise ValueError(f"there is no file {name!r}")
+        source = str(source)
     # Tags in another encoding must not hide the video. From 19 on PyAV lets them pass by itself.
     lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     try:
-        with av.open(str(path), **lenient) as container:
+        with av.open(source, **lenient) as container:
             if not container.streams.video:
-                raise ValueError(f"{str(path)!r} holds no video")
+                raise ValueError(f"{name!r} holds no video")
             yield container, container.streams.video[0]
     except FFmpegError as error:
-        raise ValueError(f"cannot read {str(path)!r} as a video: {error.strerror}") from error
+        raise ValueError(f"cannot read {name!r} as a video: {error.strerror}") from error

@@ -244,7 +244,7 @@ def video_info(path: str | Path) -> VideoInfo:
 
 
 def iter_video(path: str | Path) -> Generator[UInt8[Tensor, "c h w"], None, None]:
-    """Upright RGB frames one by one, alpha dropped.
+    """Upright RGB frames one by one; what is transparent lies on white.
 
     ValueError, when the first frame is asked for, if the file is missing, corrupt or empty.
     """

@@ -42,6 +42,11 @@ class Example:
 class Source(Protocol):
     """Endless examples: the same index is the same clip at every size, so position is state."""
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What it holds: "video", "image" or both."""
+        ...
+
     def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         """A moving clip, cropped."""
         ...

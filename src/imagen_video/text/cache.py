@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
-from imagen_video.files import replacing
+from imagen_video.files import cache_root, replacing
 from imagen_video.shapes import Float
 from imagen_video.spec import TextSpec
 from imagen_video.text.encoder import TextEmbedding, TextEncoder, checked, load_encoder
@@ -30,8 +29,7 @@ class CachedEncoder:
 
     def __init__(self, encoder: TextEncoder, folder: str | Path | None = None):
         if folder is None:
-            cache = os.environ.get("IMAGEN_VIDEO_CACHE") or "~/.cache/imagen-video"
-            folder = Path(cache).expanduser() / "text"
+            folder = cache_root() / "text"
         self.encoder, self.folder = encoder, Path(folder)
         self.name, self.dim, self.length = encoder.name, encoder.dim, encoder.length
         self._memory: OrderedDict[str, Tensor] = OrderedDict()

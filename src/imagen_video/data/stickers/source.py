@@ -10,6 +10,8 @@ from imagen_video.video import VideoFormat
 class StickerSource:
     """Endless clips and stills; see `imagen_video.data.clips.Source`."""
 
+    kinds = frozenset({"video", "image"})
+
     def __init__(self, seed: int):
         self.world = StickerWorld(seed)
 

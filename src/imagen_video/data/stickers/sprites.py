@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from importlib.resources import files
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from imagen_video.data.stickers.concepts import CORE_CONCEPTS, STYLES
-from imagen_video.files import replacing
+from imagen_video.files import cache_root, replacing
 from imagen_video.shapes import Float
 
 SIDES = (24, 48, 96, 192, 384, 768)
@@ -48,11 +47,6 @@ class TextureCache:
 
 TEXTURES = TextureCache(max_bytes=768 * 2**20)
 """One for the process: sprites, 3D views and words share the budget."""
-
-
-def cache_root() -> Path:
-    """Where rendered textures are kept: $IMAGEN_VIDEO_CACHE, else ~/.cache/imagen-video."""
-    return Path(os.environ.get("IMAGEN_VIDEO_CACHE") or Path.home() / ".cache/imagen-video")
 
 
 def cache_folder(root: Path) -> Path:

@@ -11,11 +11,11 @@ from torch import Tensor
 from imagen_video.data.stickers.sprites import (
     TEXTURES,
     cache_folder,
-    cache_root,
     halvings,
     pack_file,
     save,
 )
+from imagen_video.files import cache_root
 from imagen_video.shapes import Float
 
 FONTS = {

@@ -1,0 +1,165 @@
+"""Videos and images of one's own as a source of training examples."""
+
+import fcntl
+import json
+from dataclasses import dataclass, field
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from imagen_video.data.clips import Crop, Example
+from imagen_video.data.media import (
+    Place,
+    Unfit,
+    covering,
+    fitted,
+    read_clip,
+    read_image,
+    slowing,
+)
+from imagen_video.data.order import Shuffled, fraction, mixed
+from imagen_video.data.rows import Row, Rows
+from imagen_video.video import VideoFormat
+
+# So many samples in a row that cannot be used: there are hardly any others.
+ATTEMPTS = 100
+
+
+class TooManyBad(ValueError):
+    """A data set that is not worth training on."""
+
+
+@dataclass
+class BadSamples:
+    """The file of samples that were skipped, one JSON line each: source, path, reason, and whether
+    it is broken or only unfit for this stage.
+
+    Every worker and rank appends to the same file. A source of which more than `limit` (a share)
+    is broken is a TooManyBad.
+    """
+
+    path: Path
+    limit: float = 0.05
+    _seen: set[tuple[str, str]] = field(default_factory=set, init=False)
+    _broken: dict[str, int] = field(default_factory=dict, init=False)
+    _read: int = field(default=0, init=False)
+
+    def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
+        """Count a sample of a source that has `of` of them, once."""
+        line = {"source": source, "path": name, "reason": str(error)}
+        line["broken"] = not isinstance(error, Unfit)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._catch_up(file)
+            if (source, name) not in self._seen:
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                self._catch_up(file)
+        broken = self._broken.get(source, 0)
+        if broken > self.limit * of:
+            raise TooManyBad(
+                f"{broken} of the {of} samples of {source} are broken, more than {self.limit:.0%}: "
+                f"see {self.path}; one of them: {error}"
+            )
+
+    def _catch_up(self, file: BufferedIOBase) -> None:
+        """Take note of what this and other processes wrote."""
+        file.seek(self._read)
+        for line in file.readlines():
+            self._read += len(line)
+            try:
+                facts = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # of a run that was killed while it wrote
+            self._seen.add((facts["source"], facts["path"]))
+            self._broken[facts["source"]] = self._broken.get(facts["source"], 0) + facts["broken"]
+
+
+class MediaSource:
+    """Clips and stills of one data set; see `imagen_video.data.clips.Source`.
+
+    Every epoch goes through the set in a new order; which seconds of a video and which part of a
+    frame are shown are drawn anew too (`cropping` "centre": the middle of what is left over). In
+    place of a sample that cannot be used comes another, the same one whenever this is run.
+    Without images, stills are frames of the videos.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        rows: Rows,
+        *,
+        seed: int,
+        bad: BadSamples,
+        cropping: Literal["random", "centre"] = "random",
+    ):
+        if not len(rows):
+            raise ValueError(f"{name} holds no video and no image")
+        self.name, self.rows, self.seed, self.bad, self.cropping = name, rows, seed, bad, cropping
+        image = np.array([rows[i].kind == "image" for i in range(len(rows))])
+        block = np.repeat(np.arange(len(rows.blocks)), rows.blocks)
+        self.kinds = frozenset("image" if still else "video" for still in np.unique(image))
+        self._videos = _Shuffle(np.flatnonzero(~image), block, seed)
+        self._stills = _Shuffle(np.flatnonzero(image == image.any()), block, seed)
+
+    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        return self._first_usable(self._videos, index, format, crop)
+
+    def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        still = Crop(0, crop.top, crop.left, 1, crop.height, crop.width)
+        return self._first_usable(self._stills, index, format, still)
+
+    def _first_usable(
+        self, turns: "_Shuffle", index: int, format: VideoFormat, crop: Crop
+    ) -> Example:
+        if not turns.count:
+            raise ValueError(f"{self.name} holds no video: a stage with clips needs some")
+        for attempt in range(ATTEMPTS):
+            row = self.rows[turns[index] if attempt == 0 else turns.other(index, attempt)]
+            try:
+                return _example(row, format, crop, self._place(index, attempt))
+            except (ValueError, OSError, EOFError) as error:
+                reason = error if isinstance(error, ValueError) else ValueError(str(error))
+                self.bad.add(self.name, str(row.media), reason, of=len(self.rows))
+        raise TooManyBad(
+            f"{ATTEMPTS} samples of {self.name} in a row cannot be used for {format}: "
+            f"see {self.bad.path}"
+        )
+
+    def _place(self, index: int, attempt: int) -> Place:
+        time, row, column = (fraction(self.seed, index, attempt, i) for i in range(3))
+        return Place(time, row, column) if self.cropping == "random" else Place(time)
+
+
+class _Shuffle:
+    """Endless positions -> rows of one kind, shuffled block by block."""
+
+    def __init__(self, which: np.ndarray, block: np.ndarray, seed: int):
+        self.which, self.count = which, len(which)
+        self._order = Shuffled(np.bincount(block[which]).tolist(), seed)
+        self.seed = seed
+
+    def __getitem__(self, position: int) -> int:
+        return int(self.which[self._order[position]])
+
+    def other(self, position: int, attempt: int) -> int:
+        return int(self.which[mixed(self.seed, position, attempt) % self.count])
+
+
+def _example(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
+    """What a row shows; ValueError if it cannot be used."""
+    if not isinstance(row.text, str) or not row.text.strip():
+        raise ValueError(f"{str(row.media)!r} has no caption")
+    if row.height and row.width:
+        covering(row.height, row.width, format)
+    if row.fps:
+        slowing(row.end - row.start, row.fps, format)
+    slowed = 1.0
+    if row.kind == "image":
+        video = fitted(read_image(row.media), format, crop, at=at)[None]
+    else:
+        video, slowed = read_clip(row.media, format, crop, span=(row.start, row.end), at=at)
+    facts = {"path": str(row.media)} | ({"slowed": f"{slowed:.3g}"} if slowed > 1 else {})
+    return Example(video, row.text.strip(), facts)

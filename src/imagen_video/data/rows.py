@@ -1,0 +1,127 @@
+"""What a data set holds, one row a video or image: folders, manifests, and tars (WebDataset)."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from imagen_video.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Media
+
+TABLES = (".jsonl", ".csv", ".parquet")
+NUMBERS = ("start", "end", "fps", "width", "height")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One captioned video or image. `start` and `end` (seconds) are the part to use; `fps`,
+    `width` and `height`, where known, save opening a file that will not fit."""
+
+    media: Media
+    kind: Literal["video", "image"]
+    text: str | None
+    start: float = 0.0
+    end: float = float("inf")
+    fps: float | None = None
+    width: float | None = None
+    height: float | None = None
+
+
+class Rows(Sequence[Row]):
+    """Rows as bytes in one array: lists of objects would be copied into every worker's memory.
+
+    `blocks` are the numbers of rows that lie together, such as in one tar.
+    """
+
+    def __init__(self, blocks: Iterable[Iterable[Mapping[str, Any]]]):
+        parts, self.blocks = [], []
+        for block in blocks:
+            written = [json.dumps(row, ensure_ascii=False).encode() for row in block]
+            parts += written
+            self.blocks.append(len(written))
+        self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)
+        self._ends = np.array(list(accumulate(map(len, parts), initial=0)), dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Row:  # pyright: ignore[reportIncompatibleMethodOverride]
+        facts = json.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+        numbers = {name: float(facts.pop(name)) for name in NUMBERS if name in facts}
+        return Row(Media(*facts.pop("media")), **facts, **numbers)
+
+
+def kind_of(name: str) -> Literal["video", "image"] | None:
+    """What a file name promises."""
+    suffix = Path(name).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return "video"
+    return "image" if suffix in IMAGE_SUFFIXES else None
+
+
+def of_folder(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every video and image below a folder, with the text of the .txt file of the same name."""
+    for path in sorted(folder.rglob("*")):
+        kind = kind_of(path.name)
+        if kind is None or path.name.startswith(".") or not path.is_file():
+            continue
+        caption = path.with_suffix(".txt")
+        text = caption.read_text(errors="replace").strip() if caption.is_file() else None
+        yield {"media": (str(path),), "kind": kind, "text": text}
+
+
+def of_manifest(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL, CSV or Parquet table: path, text[, start, end, fps, width, height].
+
+    Paths are relative to the table. ValueError names the first line that cannot be read.
+    """
+    for number, row in enumerate(_table(path), start=1):
+        if not isinstance(row, dict) or not row.get("path") or "text" not in row:
+            raise ValueError(f"row {number} of {str(path)!r} needs path and text, got {row!r}")
+        given = {name: row[name] for name in NUMBERS if row.get(name) not in (None, "")}
+        try:
+            numbers = {name: float(value) for name, value in given.items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"row {number} of {str(path)!r}: {', '.join(NUMBERS)} are numbers, got {given}"
+            ) from error
+        media = str(path.parent / str(row["path"]))
+        # An unknown name is kept: it will be counted as a bad sample when it cannot be read.
+        kind = kind_of(media) or "video"
+        yield {"media": (media,), "kind": kind, "text": row["text"], **numbers}
+
+
+def _table(path: Path) -> Iterator[Any]:
+    if path.suffix == ".parquet":
+        yield from _parquet(path)
+    elif path.suffix == ".csv":
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            yield from csv.DictReader(file)
+    else:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield json.loads(line) if line.strip() else None
+                except json.JSONDecodeError as error:
+                    raise ValueError(
+                        f"line {number} of {str(path)!r} is no JSON: {error}"
+                    ) from error
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise ValueError(
+            f"to read {str(path)!r} install pyarrow: pip install 'imagen-video[data]'"
+        ) from error
+    try:
+        for batch in ParquetFile(path).iter_batches(1024):
+            yield from batch.to_pylist()
+    except ArrowInvalid as error:
+        raise ValueError(f"cannot read {str(path)!r} as Parquet: {error}") from error

@@ -1,0 +1,117 @@
+"""Where training data comes from: names on the command line -> one source, mixed by weight."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from imagen_video.data.clips import Crop, Example, Source
+from imagen_video.data.library import BadSamples, MediaSource
+from imagen_video.data.order import fraction
+from imagen_video.data.rows import TABLES, Rows, of_folder, of_manifest
+from imagen_video.data.stickers.source import StickerSource
+from imagen_video.data.tars import expanded, of_tar
+from imagen_video.video import VideoFormat
+
+# In so many turns every source has its exact share of them, rounded, and at least one.
+ROUND = 1000
+
+
+def open_source(
+    names: Sequence[str],
+    *,
+    seed: int,
+    bad: BadSamples,
+    cropping: Literal["random", "centre"] = "random",
+) -> Source:
+    """The mixture of `names`: each NAME or NAME=WEIGHT (1 by default).
+
+    A name is "stickers"; a folder of videos and images, or of tars; a manifest (.jsonl, .csv,
+    .parquet); or tars, as paths or URLs, with {000..012} for many. ValueError if it is nothing of
+    these, or holds nothing.
+    """
+    if not names:
+        raise ValueError("name at least one source of data, such as stickers or a folder")
+    parts = []
+    for name in names:
+        name, weight = _weighed(name)
+        if name == "stickers":
+            parts.append((StickerSource(seed), weight))
+            continue
+        rows = Rows(_blocks(name))
+        parts.append((MediaSource(name, rows, seed=seed, bad=bad, cropping=cropping), weight))
+    return parts[0][0] if len(parts) == 1 else Mixture(parts, seed=seed)
+
+
+def _weighed(name: str) -> tuple[str, float]:
+    before, sign, after = name.rpartition("=")
+    try:
+        weight = float(after) if sign else 1.0
+    except ValueError:
+        return name, 1.0  # a path with "=" in it
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"the weight of a source is above 0, got {name!r}")
+    return (before, weight) if sign else (name, weight)
+
+
+def _blocks(name: str):
+    """The rows of a name, those of every tar apart."""
+    path = Path(name)
+    if ".tar" in Path(name).suffixes or "://" in name:
+        return map(of_tar, expanded(name))
+    if path.is_dir():
+        tars = sorted(path.glob("*.tar"))
+        return map(of_tar, map(str, tars)) if tars else [of_folder(path)]
+    if not path.is_file():
+        raise ValueError(
+            f"there is no source {name!r}: give stickers, a folder, a manifest or tars"
+        )
+    if path.suffix not in TABLES:
+        raise ValueError(f"a manifest ends in {', '.join(TABLES)}, got {name!r}")
+    return [of_manifest(path)]
+
+
+class Mixture:
+    """Sources that take turns, each with its share of the clips and of the stills.
+
+    Stills come from sources with images, where there are any. Turns are a function of the
+    position alone, so the position says how many samples each source has given.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int):
+        self.kinds = frozenset().union(*(source.kinds for source, _ in parts))
+        stills = [part for part in parts if "image" in part[0].kinds]
+        clips = [part for part in parts if "video" in part[0].kinds]
+        self._clips = _Turns(clips, seed) if clips else None
+        self._stills = _Turns(stills or clips, seed + 1)
+
+    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        if self._clips is None:
+            raise ValueError("no source holds videos: a stage with clips needs some")
+        source, position = self._clips[index]
+        return source.clip(position, format, crop)
+
+    def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        source, position = self._stills[index]
+        return source.image(position, format, crop)
+
+
+class _Turns:
+    """Endless positions -> a source and a position in it."""
+
+    def __init__(self, parts: Sequence[tuple[Source, float]], seed: int):
+        self.sources = [source for source, _ in parts]
+        total = sum(weight for _, weight in parts)
+        self.counts = [max(1, round(ROUND * weight / total)) for _, weight in parts]
+        who = [i for i, count in enumerate(self.counts) for _ in range(count)]
+        order = sorted(range(len(who)), key=lambda turn: fraction(seed, turn))
+        self.who = [who[turn] for turn in order]
+        seen = [0] * len(parts)
+        self.before = []
+        for i in self.who:
+            self.before.append(seen[i])
+            seen[i] += 1
+
+    def __getitem__(self, index: int) -> tuple[Source, int]:
+        rounds, turn = divmod(index, len(self.who))
+        i = self.who[turn]
+        return self.sources[i], rounds * self.counts[i] + self.before[turn]

@@ -1,0 +1,139 @@
+"""WebDataset tars, read by an index: any sample of any tar, without reading what lies before it.
+
+The index lies beside the tar (`data pack` writes it) or, made on first use, in the cache.
+"""
+
+import hashlib
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imagen_video.data.rows import NUMBERS, kind_of
+from imagen_video.files import cache_root, fetched, replacing
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+CAPTIONS = ("caption", "text")
+
+
+def expanded(pattern: str) -> list[str]:
+    """ "a-{000..012}.tar" as thirteen names; ValueError if the range runs backwards."""
+    match = RANGE.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = map(int, match.groups())
+    if last < first:
+        raise ValueError(f"the range {match[0]} of {pattern!r} runs backwards")
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    numbers = [f"{i:0{len(match[1])}d}" for i in range(first, last + 1)]
+    return [name for number in numbers for name in expanded(before + number + after)]
+
+
+def of_tar(url: str) -> Iterator[dict[str, Any]]:
+    """The rows of one tar, a path or a URL; those up to the break where it is cut short.
+
+    ValueError if there is no such tar, or it is compressed: nothing can be reached by index then.
+    """
+    for row in _index(url):
+        yield {**row, "media": (url, *row["media"])}
+
+
+def index_beside(tar: str | Path) -> Path:
+    """Where the index of a tar is looked for first."""
+    return Path(f"{tar}.index.json")
+
+
+def write_index(tar: Path) -> None:
+    """Write the index beside a tar."""
+    with replacing(index_beside(tar)) as path:
+        path.write_text(json.dumps(list(_read(tar))))
+
+
+def _index(url: str) -> list[dict[str, Any]]:
+    try:
+        beside = fetched(f"{url}.index.json")
+        return json.loads(beside.read_text())
+    except (ValueError, OSError):
+        tar = fetched(url)
+    if not tar.is_file():
+        raise ValueError(f"there is no tar {url!r}")
+    state = tar.stat()
+    key = hashlib.sha256(f"{url} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()
+    kept = cache_root() / "tars" / f"{key}.json"
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as path:
+            path.write_text(json.dumps(list(_read(tar))))
+    return json.loads(kept.read_text())
+
+
+def _read(tar: Path) -> Iterator[dict[str, Any]]:
+    """Members with one name up to the first dot are one sample (the WebDataset convention)."""
+    key, parts = None, {}
+    with tarfile_of(tar) as file:
+        for member in _members(file):
+            folder, _, name = member.name.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            if (folder, stem) != key:
+                yield from _sample(file, parts)
+                key, parts = (folder, stem), {}
+            parts[suffix.lower()] = member
+        yield from _sample(file, parts)
+
+
+def tarfile_of(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, "r:")
+    except tarfile.ReadError as error:
+        raise ValueError(f"cannot read {str(path)!r} as an uncompressed tar: {error}") from error
+
+
+def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Plain files; of a tar that is cut short the last one lacks bytes, and is seen to be bad."""
+    while True:
+        try:
+            member = file.next()
+        except tarfile.ReadError:
+            return
+        if member is None:
+            return
+        if member.isfile():
+            yield member
+
+
+def _sample(file: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> Iterator[dict[str, Any]]:
+    media = next((m for suffix, m in parts.items() if kind_of(f"a.{suffix}")), None)
+    if media is None:
+        return
+    text, facts = None, {}
+    if "json" in parts:
+        facts = _facts(_content(file, parts["json"]))
+        text = facts.pop("text", None)
+    if "txt" in parts:
+        text = _content(file, parts["txt"]).decode(errors="replace").strip()
+    place = (media.offset_data, media.size, media.name)
+    yield {"media": place, "kind": kind_of(media.name), "text": text, **facts}
+
+
+def _content(file: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = file.extractfile(member)
+    assert stream is not None  # only of members that are no files
+    try:
+        return stream.read()
+    except tarfile.ReadError:
+        return b""
+
+
+def _facts(content: bytes) -> dict[str, Any]:
+    """Caption and numbers of a sample's JSON; nothing from what is no JSON object."""
+    try:
+        given = json.loads(content)
+    except ValueError:
+        return {}
+    if not isinstance(given, dict):
+        return {}
+    texts = [given[name] for name in CAPTIONS if isinstance(given.get(name), str)]
+    numbers = {n: given[n] for n in NUMBERS if isinstance(given.get(n), int | float)}
+    return {**({"text": texts[0]} if texts else {}), **numbers}

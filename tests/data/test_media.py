@@ -1,0 +1,234 @@
+"""Files of every kind: read as what they show, or refused with a reason."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imagen_video.data.clips import Crop
+from imagen_video.data.media import (
+    Media,
+    Place,
+    Unfit,
+    read_clip,
+    read_image,
+    video_facts,
+)
+from imagen_video.video import VideoFormat, VideoWriter
+
+WANTED = VideoFormat(8, 24, 40, 3.0)
+WHOLE = Crop(0, 0, 0, 8, 24, 40)
+ALL = (0.0, 9e9)
+
+
+def counted(frames: int, height: int = 48, width: int = 80) -> torch.Tensor:
+    """Frame i is grey of value 2 i + 20: what is shown tells when it is from."""
+    values = torch.arange(frames, dtype=torch.uint8) * 2 + 20
+    return values.view(-1, 1, 1, 1).repeat(1, 3, height, width)
+
+
+def write(path, frames, fps):
+    size = {"height": frames.shape[2], "width": frames.shape[3]}
+    with VideoWriter(path, **size, fps=fps) as writer:
+        writer.write(frames)
+    return Media(str(path))
+
+
+def numbers(video: torch.Tensor) -> list[int]:
+    """The frame numbers of what `counted` made."""
+    return ((video.float().mean((1, 2, 3)) - 20) / 2).round().int().tolist()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
+def test_frames_are_skipped_down_to_the_rate(tmp_path, name):
+    write(tmp_path / "a.mp4", counted(96), 24.0)
+    path = tmp_path / name
+    if name != "a.mp4":
+        remux(tmp_path / "a.mp4", path)
+    video, slowed = read_clip(Media(str(path)), WANTED, WHOLE, span=ALL, at=Place(0.0))
+    assert slowed == 1 and numbers(video) == list(range(0, 64, 8))
+    video, _ = read_clip(Media(str(path)), WANTED, WHOLE, span=ALL, at=Place(1.0))
+    assert numbers(video)[0] == 96 - 64
+    late = Crop(5, 0, 0, 3, 24, 40)
+    video, _ = read_clip(Media(str(path)), WANTED, late, span=(1.0, 9e9), at=Place(0.0))
+    assert numbers(video) == [64, 72, 80]
+
+
+def remux(source, path):
+    with av.open(str(source)) as read, av.open(str(path), "w") as written:
+        stream = written.add_stream_from_template(read.streams.video[0])
+        for packet in read.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                written.mux(packet)
+
+
+def test_a_part_of_a_file_is_read_like_the_file(tmp_path):
+    write(tmp_path / "a.mp4", counted(96), 24.0)
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.bin").write_bytes(b"x" * 700 + content + b"y" * 99)
+    part = Media(str(tmp_path / "b.bin"), 700, len(content), "a.mp4")
+    video, _ = read_clip(part, WANTED, WHOLE, span=ALL, at=Place(0.5))
+    whole = Media(str(tmp_path / "a.mp4"))
+    assert video.equal(read_clip(whole, WANTED, WHOLE, span=ALL, at=Place(0.5))[0])
+
+
+def test_frames_of_any_timing_are_shown_when_they_are(tmp_path):
+    """Variable rate: frame i starts at i^2 / 24 s."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 24)
+        for i, picture in enumerate(counted(11)):
+            frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).numpy())
+            frame.pts, frame.time_base = i * i, Fraction(1, 24)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    wanted = VideoFormat(8, 24, 40, 3.0)
+    media = Media(str(tmp_path / "a.mkv"))
+    video, slowed = read_clip(media, wanted, WHOLE, span=ALL, at=Place(0.0))
+    starts = [i * i / 24 for i in range(11)]
+    times = [i / (3.0 * slowed) for i in range(8)]
+    assert numbers(video) == [sum(s <= t + 1e-6 for s in starts) - 1 for t in times]
+
+
+def test_short_videos_are_slowed_down_at_most_twice_and_low_rates_do_not_fit(tmp_path):
+    short = write(tmp_path / "short.mp4", counted(40), 24.0)  # 1.67 of 2.67 s
+    video, slowed = read_clip(short, WANTED, WHOLE, span=ALL, at=Place(0.7))
+    assert slowed == pytest.approx(1.6)
+    assert numbers(video) == list(range(0, 40, 5))
+    slow = write(tmp_path / "slow.mp4", counted(16), 2.9)  # as good as 3
+    shown = numbers(read_clip(slow, WANTED, WHOLE, span=ALL, at=Place(0.0))[0])
+    assert shown == [0, 0, 1, 2, 3, 4, 5, 6]
+    for frames, fps, span in (
+        (30, 24.0, ALL),
+        (90, 2.0, ALL),
+        (96, 24.0, (3.0, 4.2)),
+        (6, 3.0, ALL),
+    ):
+        media = write(tmp_path / "less.mp4", counted(frames), fps)
+        with pytest.raises(Unfit, match="need as many frames"):
+            read_clip(media, WANTED, WHOLE, span=span, at=Place(0.0))
+
+
+def test_frames_cover_the_size_and_are_not_blown_up(tmp_path):
+    """Columns of a wide video tell which part is shown."""
+    ramp = torch.arange(120, dtype=torch.uint8).repeat(64, 3, 48, 1)
+    media = write(tmp_path / "a.mp4", ramp * 2, 24.0)
+    for column, first in ((0.0, 0), (0.5, 10), (1.0, 20)):  # 48x120 covers 24x40 as 24x60
+        at = Place(0.0, 0.5, column)
+        video, _ = read_clip(media, WANTED, WHOLE, span=ALL, at=at)
+        assert video.shape == (8, 3, 24, 40)
+        assert (video[0, 0, 12].float() / 4 - torch.arange(first, first + 40)).abs().max() < 2
+    inside = Crop(2, 4, 6, 3, 8, 16)
+    part, _ = read_clip(media, WANTED, inside, span=ALL, at=Place(0.0))
+    assert part.equal(video_at(media)[2:5, :, 4:12, 6:22])
+    with pytest.raises(Unfit, match=r"80x48.*needs at least 0.8"):
+        read_clip(
+            write(tmp_path / "b.mp4", counted(96), 24.0),
+            VideoFormat(8, 96, 160, 3.0),
+            Crop(0, 0, 0, 8, 96, 160),
+            span=ALL,
+            at=Place(0.0),
+        )
+
+
+def video_at(media):
+    return read_clip(media, WANTED, WHOLE, span=ALL, at=Place(0.0))[0]
+
+
+def test_wide_pixels_are_shown_wide(tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=3)
+        stream.width, stream.height, stream.pix_fmt = 40, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        for picture in counted(9, 48, 40):
+            picture[:, :, :20] = 255
+            frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy())
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    media = Media(str(tmp_path / "a.mp4"))
+    assert video_facts(media).aspect == 2
+    white = video_at(media)[0, 0, 12] > 200  # 48x80 as shown: all of it covers 24x40
+    assert white.tolist() == [True] * 20 + [False] * 20
+
+
+BROKEN = {
+    "empty.mp4": lambda good: b"",
+    "text.mp4": lambda good: b"no video at all " * 100,
+    "cut.mp4": lambda good: good[: len(good) // 2],
+    "holes.mp4": lambda good: holes(good),
+    "still.mp4": lambda good: png(),
+}
+
+
+def holes(content: bytes) -> bytes:
+    """The same file with its coded pictures overwritten in the middle."""
+    start = content.index(b"mdat") + 4
+    middle = start + (len(content) - start) // 3
+    return content[:middle] + bytes(1500) + content[middle + 1500 :]
+
+
+def png() -> bytes:
+    import io
+
+    file = io.BytesIO()
+    Image.new("RGB", (80, 48), "red").save(file, "png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_videos_are_refused(tmp_path, name):
+    noise = torch.randint(0, 256, (96, 3, 48, 80), dtype=torch.uint8)
+    write(tmp_path / "good.mp4", noise, 24.0)
+    (tmp_path / name).write_bytes(BROKEN[name]((tmp_path / "good.mp4").read_bytes()))
+    with pytest.raises((ValueError, OSError)):
+        video_at(Media(str(tmp_path / name)))
+
+
+def test_a_recording_that_breaks_off_is_used_up_to_there_and_no_further(tmp_path):
+    write(tmp_path / "a.mp4", counted(192), 24.0)
+    remux(tmp_path / "a.mp4", tmp_path / "a.ts")
+    content = (tmp_path / "a.ts").read_bytes()
+    (tmp_path / "a.ts").write_bytes(content[: len(content) * 6 // 10 // 188 * 188])
+    media = Media(str(tmp_path / "a.ts"))
+    seconds = video_facts(media).seconds
+    assert 4 < seconds < 6
+    assert numbers(video_at(media)) == list(range(0, 64, 8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_images_of_every_mode(tmp_path, mode):
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
+    if mode == "I;16":
+        Image.fromarray(np.full((5, 7), 0x8080, np.uint16)).save(path)
+    else:
+        Image.new("RGB", (7, 5), (128, 128, 128)).convert(mode).save(path)
+    image = read_image(Media(str(path)))
+    assert image.shape == (3, 5, 7) and image.dtype == torch.uint8
+    if mode not in ("1", "P"):  # these dither
+        assert (image.int() - 128).abs().max() <= 2
+
+
+def test_transparent_images_lie_on_white_and_turned_ones_come_upright(tmp_path):
+    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert (read_image(Media(str(tmp_path / "clear.png"))) == 255).all()
+    turned = Image.new("RGB", (6, 4))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(Media(str(tmp_path / "turned.jpg"))).shape == (3, 6, 4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no image", png()[:60], png()[:-30] + b"x" * 30, b"\x89PNG\r\n\x1a\n" + b"\0" * 50],
+    ids=["empty", "text", "cut", "changed", "header only"],
+)
+def test_broken_images_are_refused(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot read .*a\.png"):
+        read_image(Media(str(tmp_path / "a.png")))

@@ -1,0 +1,332 @@
+"""Folders, manifests, tars and mixtures: every sample in its turn, bad ones counted once."""
+
+import csv
+import io
+import json
+import multiprocessing
+import tarfile
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from PIL import Image
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from imagen_video.data.clips import Crop, Example
+from imagen_video.data.library import BadSamples, MediaSource, TooManyBad
+from imagen_video.data.order import Shuffled, permuted
+from imagen_video.data.rows import Rows, of_folder, of_manifest
+from imagen_video.data.sources import Mixture, open_source
+from imagen_video.data.tars import expanded, of_tar, write_index
+from imagen_video.video import VideoFormat, VideoWriter
+
+FORMAT = VideoFormat(4, 8, 12, 6.0)
+WHOLE = Crop(0, 0, 0, 4, 8, 12)
+STILL = VideoFormat(1, 8, 12, 6.0)
+
+
+def write_video(path, value: int, frames: int = 8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, height=16, width=24, fps=6.0) as writer:
+        writer.write(torch.full((frames, 3, 16, 24), value, dtype=torch.uint8))
+
+
+def write_image(path, value: int):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (24, 16), (value,) * 3).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three videos and five images, captioned by their shade."""
+    root = tmp_path / "set"
+    for i in range(3):
+        write_video(root / "videos" / f"{i}.mp4", 20 * i + 40)
+        (root / "videos" / f"{i}.txt").write_text(f"video {20 * i + 40}\n")
+    for i in range(5):
+        write_image(root / f"{i}.png", 20 * i + 120)
+        (root / f"{i}.txt").write_text(f"image {20 * i + 120}")
+    (root / "notes.md").write_text("no sample")
+    return root
+
+
+@pytest.fixture
+def bad(tmp_path):
+    return BadSamples(tmp_path / "bad_samples.jsonl", limit=0.5)
+
+
+def source(root, bad, **options):
+    return MediaSource(str(root), Rows([of_folder(root)]), seed=3, bad=bad, **options)
+
+
+def shade(example) -> int:
+    return round(example.video.float().mean().item())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 256, 1000])
+def test_every_place_of_a_permutation_is_taken_once(count):
+    for key in (0, 1, 2**63):
+        order = [permuted(i, count, key) for i in range(count)]
+        assert sorted(order) == list(range(count))
+    assert count < 17 or order != [permuted(i, count, 5) for i in range(count)]
+
+
+def test_epochs_are_whole_and_blocks_stay_together():
+    order = Shuffled([3, 0, 5, 2], seed=1)
+    epochs = [[order[10 * epoch + i] for i in range(10)] for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    block = [0] * 3 + [2] * 5 + [3] * 2
+    for epoch in epochs:
+        changes = sum(block[a] != block[b] for a, b in pairwise(epoch))
+        assert changes == 2
+    assert order[3] == epochs[0][3]  # going back is going back
+
+
+def test_a_folder_gives_every_video_and_image_its_caption(folder, bad):
+    media = source(folder, bad)
+    assert media.kinds == {"video", "image"}
+    clips = [media.clip(i, FORMAT, WHOLE) for i in range(6)]
+    assert all(abs(int(c.caption.split()[1]) - shade(c)) <= 2 for c in clips)
+    assert Counter(c.caption for c in clips) == {f"video {20 * i + 40}": 2 for i in range(3)}
+    stills = [media.image(i, STILL, WHOLE) for i in range(5)]
+    assert {s.caption for s in stills} == {f"image {20 * i + 120}" for i in range(5)}
+    assert all(s.video.shape == (1, 3, 8, 12) for s in stills)
+    assert not bad.path.exists()
+    again = source(folder, bad)
+    assert again.clip(4, FORMAT, WHOLE).video.equal(clips[4].video)
+
+
+def test_stills_are_frames_where_there_are_no_images(folder, bad):
+    media = source(folder / "videos", bad)
+    assert media.image(0, VideoFormat(1, 8, 12, 24.0), WHOLE).caption.startswith("video")
+    images = MediaSource(
+        "i", Rows([[{**r} for r in of_folder(folder) if r["kind"] == "image"]]), seed=0, bad=bad
+    )
+    assert images.kinds == {"image"}
+    with pytest.raises(ValueError, match="no video"):
+        images.clip(0, FORMAT, WHOLE)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_manifests_name_files_captions_and_parts(folder, bad, kind):
+    rows = [
+        {"path": "videos/0.mp4", "text": "the first", "start": None, "end": None},
+        {"path": "1.png", "text": "an image, with a comma", "start": None, "end": None},
+        {"path": "videos/1.mp4", "text": "späte Bilder", "start": 0.5, "end": 1.2},
+    ]
+    path = folder / f"table.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif kind == "csv":
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    read = Rows([of_manifest(path)])
+    assert [row.text for row in read] == [row["text"] for row in rows]
+    assert (read[2].start, read[2].end, read[2].kind) == (0.5, 1.2, "video")
+    assert read[0].end == float("inf")
+    media = MediaSource(str(path), read, seed=0, bad=bad)
+    assert {media.clip(i, FORMAT, WHOLE).caption for i in range(2)} == {"the first", "späte Bilder"}
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('{"path": "a.mp4"}', "row 1 .*needs path and text"),
+        ('{"path": "a.mp4", "text": "b"}\n\n', "row 2 .*needs"),
+        ('{"path": "a.mp4", "text": "b"}\n{', "line 2 .*no JSON"),
+        ('{"path": "a.mp4", "text": "b", "start": "soon"}', "start, end.*are numbers"),
+    ],
+)
+def test_broken_manifests_say_where(tmp_path, text, error):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=error):
+        Rows([of_manifest(tmp_path / "a.jsonl")])
+
+
+def test_known_sizes_and_rates_save_opening_files(tmp_path, bad):
+    rows = [
+        {"media": ("missing.mp4",), "kind": "video", "text": "a", "fps": 2.0},
+        {"media": ("missing too.mp4",), "kind": "video", "text": "a", "width": 5, "height": 5},
+    ]
+    media = MediaSource("few", Rows([rows]), seed=0, bad=bad)
+    with pytest.raises(TooManyBad, match="in a row"):
+        media.clip(0, FORMAT, WHOLE)
+    lines = [json.loads(line) for line in bad.path.read_text().splitlines()]
+    assert not any(line["broken"] for line in lines) and len(lines) == 2
+
+
+def write_tar(path, folder, names):
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            tar.add(folder / name, arcname=f"deep/{name.replace('/', '-')}")
+
+
+def read_by_webdataset(path):
+    with open(path, "rb") as file:
+        members = ({**m, "__url__": ""} for m in tar_file_iterator(file))
+        return list(group_by_keys(members))
+
+
+def test_tars_are_read_by_index(folder, bad, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    write_tar(tmp_path / "a-0.tar", folder, ["videos/0.mp4", "videos/0.txt", "0.png", "0.txt"])
+    write_tar(tmp_path / "a-1.tar", folder, ["1.txt", "1.png", "notes.md", "videos/2.txt"])
+    with tarfile.open(tmp_path / "a-1.tar", "a") as tar:
+        tar.add(folder / "videos/2.mp4", arcname="deep/videos-2.mp4")
+        for name, content in (("x.json", b'{"caption": "told", "fps": 9}'), ("x.jpg", b"?")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    rows = list(Rows(map(of_tar, expanded(str(tmp_path / "a-{0..1}.tar")))))
+    texts = ["video 40", "image 120", "image 140", "video 80", "told"]
+    assert [row.text for row in rows] == texts and rows[-1].fps == 9
+    theirs = [sample for i in range(2) for sample in read_by_webdataset(tmp_path / f"a-{i}.tar")]
+    assert [row.media.member for row in rows][:2] == ["deep/videos-0.mp4", "deep/0.png"]
+    contents = [s.get("mp4", s.get("png", s.get("jpg"))) for s in theirs]
+    assert [row.media.open().read() for row in rows] == [c for c in contents if c]
+    mixed = open_source([str(tmp_path / "a-{0..1}.tar")], seed=0, bad=bad)
+    assert {mixed.clip(i, FORMAT, WHOLE).caption for i in range(2)} == {"video 40", "video 80"}
+    write_index(tmp_path / "a-0.tar")
+    assert [row.text for row in Rows([of_tar(str(tmp_path / "a-0.tar"))])] == texts[:2]
+
+
+def test_tars_are_fetched_once_from_any_url(folder, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt"])
+    far = fsspec.filesystem("memory")
+    far.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
+    rows = Rows([of_tar("memory://bucket/a.tar")])
+    assert rows[0].text == "image 120" and rows[0].media.path == "memory://bucket/a.tar"
+    far.rm("/bucket/a.tar")
+    assert Image.open(rows[0].media.open()).size == (24, 16)
+    with pytest.raises(ValueError, match=r"cannot fetch 'memory://bucket/b\.tar'"):
+        Rows([of_tar("memory://bucket/b.tar")])
+
+
+def test_cut_and_compressed_tars(folder, tmp_path, monkeypatch, bad):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt", "videos/0.txt", "videos/0.mp4"])
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: whole.index(b"ftyp") + 200])
+    rows = Rows([of_tar(str(tmp_path / "cut.tar"))])
+    assert [row.text for row in rows] == ["image 120", "video 40"]
+    with pytest.raises(ValueError, match=r"ends after \d+ of \d+ bytes"):
+        rows[1].media.open()
+    with tarfile.open(tmp_path / "b.tar", "w:gz") as tar:
+        tar.add(folder / "0.png")
+    with pytest.raises(ValueError, match="uncompressed"):
+        Rows([of_tar(str(tmp_path / "b.tar"))])
+
+
+@pytest.mark.parametrize(("name", "count"), [("a-{08..11}.tar", 4), ("{0..1}/{2..4}.tar", 6)])
+def test_braces(name, count):
+    names = expanded(name)
+    assert len(set(names)) == count and not any("{" in name for name in names)
+    with pytest.raises(ValueError, match="backwards"):
+        expanded("a-{3..1}.tar")
+
+
+def test_bad_samples_are_replaced_and_counted_once(folder, bad):
+    good = source(folder, bad)
+    videos = [good.clip(i, FORMAT, WHOLE) for i in range(9)]
+    (folder / "videos" / "1.mp4").write_bytes(b"no video")
+    (folder / "3.txt").unlink()
+    write_video(folder / "videos" / "2.mp4", 80, frames=1)
+    spoiled = source(folder, bad)
+    clips = [spoiled.clip(i, FORMAT, WHOLE) for i in range(9)]
+    assert {clip.caption for clip in clips} == {"video 40"}
+    kept = [i for i in range(9) if videos[i].caption == "video 40"]
+    assert all(clips[i].video.equal(videos[i].video) for i in kept)
+    for i in range(10):
+        spoiled.image(i, STILL, WHOLE)
+    lines = [json.loads(line) for line in bad.path.read_text().splitlines()]
+    reasons = {line["path"].rpartition("/")[2]: line for line in lines}
+    assert len(lines) == 3 and set(reasons) == {"1.mp4", "2.mp4", "3.png"}
+    assert "no caption" in reasons["3.png"]["reason"] and not reasons["2.mp4"]["broken"]
+
+
+def use(folder, path, numbers):
+    media = source(folder, BadSamples(path, limit=0.5))
+    for i in numbers:
+        media.clip(i, FORMAT, WHOLE)
+
+
+def test_processes_share_one_count(folder, tmp_path):
+    (folder / "videos" / "1.mp4").write_bytes(b"no video")
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"source": "half a li')  # of a run that was killed
+    path.write_text("half a line\n")
+    context = multiprocessing.get_context("spawn")
+    jobs = [context.Process(target=use, args=(folder, path, range(6))) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+        assert job.exitcode == 0
+    assert sum("1.mp4" in line for line in path.read_text().splitlines()) == 1
+
+
+def test_too_many_broken_samples_stop_the_run(folder, tmp_path):
+    for i in range(2):
+        (folder / "videos" / f"{i}.mp4").write_bytes(b"no video")
+    media = source(folder, BadSamples(tmp_path / "bad.jsonl", limit=0.2))
+    with pytest.raises(TooManyBad, match=r"2 of the 8 samples of .* broken, more than 20%"):
+        for i in range(6):
+            media.clip(i, FORMAT, WHOLE)
+
+
+def test_sources_take_turns_by_weight(folder, bad):
+    mixed = open_source([f"{folder}=3", "stickers=1"], seed=0, bad=bad)
+    clips = [mixed.clip(i, FORMAT, WHOLE).caption for i in range(200)]
+    own = [caption for caption in clips if caption.startswith("video ")]
+    assert 130 <= len(own) <= 170
+    counts = Counter(own[: len(own) // 3 * 3])
+    assert max(counts.values()) == min(counts.values())  # every sample once an epoch
+
+    class Numbers:
+        kinds = frozenset({"video"})
+
+        def __init__(self):
+            self.asked = []
+
+        def clip(self, index, format, crop):
+            self.asked.append(index)
+            return Example(torch.zeros(1, 3, 8, 12, dtype=torch.uint8), "")
+
+        image = clip
+
+    few, many = Numbers(), Numbers()
+    both = Mixture([(few, 0.1), (many, 0.9)], seed=0)
+    for i in range(3000):
+        both.clip(i, FORMAT, WHOLE)
+    assert few.asked == list(range(300)) and many.asked == list(range(2700))
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ([], "at least one"),
+        (["nowhere"], "no source 'nowhere'"),
+        (["stickers=0"], "weight"),
+        (["stickers=-1"], "weight"),
+        (["{empty}"], "no video and no image"),
+        (["{empty}/a.xlsx"], "manifest ends in"),
+    ],
+)
+def test_names_of_sources_are_checked(tmp_path, bad, names, error):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.xlsx").touch()
+    names = [name.replace("{empty}", str(tmp_path / "empty")) for name in names]
+    with pytest.raises(ValueError, match=error):
+        open_source(names, seed=0, bad=bad)
