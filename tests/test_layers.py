@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "imagen_video"
 LAYERS = (
-    {"shapes", "files", "video", "pyav", "motion", "spec", "spec_json", "presets"},
+    {"shapes", "files", "distributed", "video", "pyav", "motion", "spec", "spec_json", "presets"},
     {"diffusion", "unet", "text"},
     {"lowres", "weights", "stage", "sampling", "cascade", "info"},
     {"data", "training", "metrics"},
@@ -23,6 +23,7 @@ IS_VIDEO = {
     "lowres.py",
     "stage.py",
     "training/trainer.py",
+    "training/watch.py",
     "unet/inputs.py",
     "unet/temporal.py",
     "unet/unet.py",

@@ -7,7 +7,7 @@ import torch
 
 from imagen_video import presets
 from imagen_video.diffusion.schedule import alpha_sigma
-from imagen_video.lowres import AUGMENTATION, low_from_truth, prepare, random_levels
+from imagen_video.lowres import AUGMENTATION, level_at, low_from_truth, prepare
 from imagen_video.motion import between
 from imagen_video.video import resize
 
@@ -47,7 +47,7 @@ def test_unknown_frames_of_videos_are_mixed_and_those_of_images_blank():
 
 def test_levels_are_drawn_a_clip_within_the_bound():
     spec = replace(SSR, aug_max=0.4)
-    levels = random_levels(10_000, spec, torch.Generator().manual_seed(0))
+    levels = level_at(torch.rand(10_000, generator=torch.Generator().manual_seed(0)), spec)
     least = AUGMENTATION(torch.tensor(0.4))
     assert levels.min() >= least
     assert levels.max() <= 20

@@ -3,9 +3,9 @@
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 from tyro.conf import Positional, arg
@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # torch takes a second to import: only commands that need it 
     from imagen_video.sampling import Progress
     from imagen_video.spec import CascadeSpec
     from imagen_video.video import VideoClip
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -67,14 +69,16 @@ class Upscale:
 
 @dataclass
 class Train:
-    """Train one stage; the same command on the same folder resumes exactly."""
+    """Train one stage; the same command on the same folder resumes exactly. Started by torchrun,
+    the same command trains on many processes."""
 
     out: Path
-    """Folder of checkpoint, weights, log and sample sheets."""
+    """Folder of checkpoints, weights, log and sample sheets."""
     stage: str
     preset: str = "mini"
     """mini, tiny, paper, or file.py:function."""
-    data: Literal["stickers"] = "stickers"
+    data: tuple[str, ...] = ("stickers",)
+    """stickers, folders, manifests (.jsonl, .csv, .parquet) or tars; NAME=WEIGHT to mix them."""
     steps: int | None = None
     """Length of the schedule (default: the preset's)."""
     minutes: float | None = None
@@ -82,13 +86,32 @@ class Train:
     init_from: Path | None = None
     """A stage folder whose matching weights a fresh run starts from."""
     captions: Path | None = None
-    """The captions.safetensors of `data carry`, read instead of running the text encoder."""
+    """A file of `data carry` or `data embed`, read instead of running the text encoder."""
+    cropping: Literal["random", "centre"] = "random"
+    """Which part of frames of another shape is shown."""
+    max_bad: float = 0.05
+    """The run ends when a larger share of a source cannot be read."""
     seed: int = 0
     device: str = "cpu"
     threads: int | None = None
     """CPU threads (default: PyTorch's)."""
+    workers: int = 1
+    """Processes that load data, for each process that trains."""
+    shards: int = 1
+    """Processes over which a network is spread: 1 is data parallel, all of them FSDP."""
+    accumulate: int = 1
+    """Parts in which a batch is computed."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    recompute: bool = False
+    """Keep no activations inside blocks for the backward pass: less memory, more time."""
+    compiled: bool = False
+    """Compile every block."""
     save_minutes: float = 5.0
     sheet_minutes: float = 15.0
+    keep: int = 2
+    """Checkpoints to keep, besides the best."""
+    tensorboard: bool = False
+    """Write TensorBoard's files too."""
 
 
 @dataclass
@@ -132,6 +155,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         print(f"imagen-video: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "Lost":  # not imported for it: torch takes a second
+            raise
+        print(f"imagen-video: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -201,23 +229,19 @@ def upscale(options: Upscale) -> None:
 def train(options: Train) -> None:
     import torch
 
-    from imagen_video.training.job import train_on_stickers
-    from imagen_video.training.trainer import RunSpec
+    from imagen_video.training.job import JobSpec, train_stage
+    from imagen_video.training.run import RunSpec
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    spec = _preset(options.preset)
-    run = RunSpec(
-        seed=options.seed,
-        minutes=options.minutes,
-        save_minutes=options.save_minutes,
-        sheet_minutes=options.sheet_minutes,
-        device=options.device,
-        captions=options.captions,
-    )
-    train_on_stickers(
-        spec, options.stage, options.out, run, steps=options.steps, init_from=options.init_from
-    )
+    job, run = _as(JobSpec, options), _as(RunSpec, options)
+    train_stage(_preset(options.preset), job, run)
+
+
+def _as(kind: type[T], options: object) -> T:
+    """The fields of a spec that the options have too."""
+    given = vars(options)
+    return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})  # pyright: ignore
 
 
 def info(options: Info) -> None:

@@ -44,13 +44,13 @@ def describe(spec: CascadeSpec) -> list[Row]:
     return [_row(stage, rate, spec.text.length) for stage in spec.stages]
 
 
-def matrix_rate(side: int = 2048, repeats: int = 5) -> float:
-    """FLOPs a second of a bfloat16 matrix product on this machine, the best of a few."""
-    a = torch.randn(side, side, dtype=torch.bfloat16)
+def matrix_rate(side: int = 2048, repeats: int = 5, *, device: str | torch.device = "cpu") -> float:
+    """FLOPs a second of a bfloat16 matrix product on a device, the best of a few."""
+    a = torch.randn(side, side, dtype=torch.bfloat16, device=device)
     best = float("inf")
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        torch.mm(a, a)
+        torch.mm(a, a)[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
 

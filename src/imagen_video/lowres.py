@@ -20,10 +20,9 @@ def low_from_truth(high: Video, spec: StageSpec) -> Float[torch.Tensor, "b low_f
     return resize(high, high.shape[-2] // factor, high.shape[-1] // factor)
 
 
-def random_levels(clips: int, spec: StageSpec, generator: torch.Generator) -> PerClip:
-    """One lambda' a clip: u' uniform in (0, `aug_max`) through the cosine schedule."""
-    drawn = torch.rand(clips, generator=generator, device=generator.device)
-    return AUGMENTATION(drawn * spec.aug_max)
+def level_at(u: PerClip, spec: StageSpec) -> PerClip:
+    """lambda' of training for u in [0, 1): u' = u `aug_max` through the cosine schedule."""
+    return AUGMENTATION(u * spec.aug_max)
 
 
 def prepare(

@@ -158,8 +158,10 @@ class TrainSpec:
     text_dropout: float = 0.1
     grad_clip: float = 1.0
     weight_decay: float = 0.0
+    optimizer: Literal["adamw", "adafactor", "adamw8bit"] = "adamw"
 
     def __post_init__(self):
+        _require_known_words(self)
         for name in ("steps", "stride", "learning_rate", "grad_clip"):
             _require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("clips", "image_packs", "warmup", "cooldown", "weight_decay"):

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from imagen_video.diffusion.guidance import (
     guided_denoisers,
     static_threshold,
 )
-from imagen_video.diffusion.objective import Loss, Objective
+from imagen_video.diffusion.objective import Draws, Loss, Objective
 from imagen_video.diffusion.sampler import (
     Move,
     Noise,
@@ -26,7 +25,7 @@ from imagen_video.diffusion.sampler import (
     stochastic,
 )
 from imagen_video.diffusion.schedule import CosineSchedule
-from imagen_video.lowres import low_from_truth, prepare, random_levels
+from imagen_video.lowres import level_at, low_from_truth, prepare
 from imagen_video.shapes import Bool
 from imagen_video.spec import SamplerSpec, StageSpec
 from imagen_video.text.encoder import TextEmbedding
@@ -62,7 +61,7 @@ class Stage:
         self,
         video: Video,
         cond: Conditioning,
-        generator: torch.Generator,
+        draws: Draws,
         *,
         objective: Objective | None = None,
     ) -> Loss:
@@ -70,18 +69,18 @@ class Stage:
 
         Captions are dropped with probability `train.text_dropout` (paper section 3.2).
         """
-        device, draw = generator.device, partial(torch.rand, generator=generator)
-        keep = draw(len(video), device=device) >= self.spec.train.text_dropout
+        keep = draws.uniform("dropout") >= self.spec.train.text_dropout
         cond = cond.drop_text(keep.to(video.device))
         if self.spec.kind != "base":
             low = low_from_truth(video, self.spec)
-            logsnr = random_levels(len(video), self.spec, generator).to(video)
-            noise = torch.randn(low.shape, generator=generator, device=device).to(video)
-            low = prepare(low, noise, logsnr, spec=self.spec, is_video=cond.is_video)
+            logsnr = level_at(draws.uniform("level"), self.spec).to(video)
+            low = prepare(
+                low, draws.normal("low", low), logsnr, spec=self.spec, is_video=cond.is_video
+            )
             cond = replace(cond, lowres=low, lowres_logsnr=logsnr)
         schedule = ByKind(cond.is_video, self.schedule, self.image_schedule)
         objective = objective or self.objective()
-        return objective(self.denoiser(cond), video, schedule, generator)
+        return objective(self.denoiser(cond), video, schedule, draws)
 
     def denoiser(self, cond: Conditioning, *, window: int | None = None) -> Denoiser:
         """The network under one conditioning, in windows of frames if asked for.

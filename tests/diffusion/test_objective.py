@@ -7,6 +7,7 @@ from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.objective import (
+    Draws,
     Objective,
     Target,
     Times,
@@ -53,7 +54,7 @@ def seen(
         answers.append(Denoised(z, torch.sin(3 * z), logsnr))
         return answers[0]
 
-    loss = objective(guess, x, schedule, generator())
+    loss = objective(guess, x, schedule, Draws(len(x)))
     assert torch.equal(loss.value, loss.per_clip.mean())
     return answers[0], loss.per_clip, loss.logsnr
 
@@ -114,7 +115,7 @@ def test_float32_is_good_at_both_ends(weighting: str, says: str, max_weight: flo
         says_v: Denoiser = lambda z, logsnr: Denoised(z, said, logsnr)  # noqa: E731
         says_x = answering(lambda z, alpha, sigma: said)
         denoise = says_v if says == "v" else says_x
-        per_clip = objective(denoise, x, SCHEDULE, generator()).per_clip
+        per_clip = objective(denoise, x, SCHEDULE, Draws(len(x))).per_clip
         return per_clip, torch.autograd.grad(per_clip.sum(), said)[0]
 
     narrow, wide = loss_and_gradient(x, said), loss_and_gradient(x.double(), said.double())
@@ -130,12 +131,12 @@ def test_truth_loses_nothing():
     def all_knowing(z: Video, logsnr: PerClip) -> Denoised:
         return Denoised.from_x(z, x, logsnr)
 
-    loss = Objective(times=at(0.01, 0.4, 0.9, 1))(all_knowing, x, SCHEDULE, generator())
+    loss = Objective(times=at(0.01, 0.4, 0.9, 1))(all_knowing, x, SCHEDULE, Draws(len(x)))
     assert loss.value < 1e-18
     assert truth(all_knowing(x, levels(4, 0.0))).x.equal(all_knowing(x, levels(4, 0.0)).x)
 
 
-def test_the_noise_is_the_generators_and_z_is_noised_to_its_level():
+def test_noise_repeats_and_z_is_noised_to_its_level():
     x = torch.zeros(1, 1, 1, 1, 40_000)
     for time in (0.2, 0.8):
         answer, *_ = seen(Objective(times=at(time)), x, SCHEDULE)
@@ -145,11 +146,22 @@ def test_the_noise_is_the_generators_and_z_is_noised_to_its_level():
         assert abs(answer.z.std() / sigma - 1) < 0.02
 
 
+def test_a_row_is_noised_alike_in_every_process():
+    x = video(6)
+    loss = Objective()(gaussian(0.0, 1.0), x, SCHEDULE, Draws(6, seed=1, step=2))
+    for rows in ((0, 3), (5, 2, 1)):
+        part = Objective()(gaussian(0.0, 1.0), x[list(rows)], SCHEDULE, Draws(6, rows, 1, 2))
+        assert part.per_clip.equal(loss.per_clip[list(rows)])
+        assert part.logsnr.equal(loss.logsnr[list(rows)])
+    other = Objective()(gaussian(0.0, 1.0), x, SCHEDULE, Draws(6, seed=1, step=3))
+    assert not other.per_clip.isclose(loss.per_clip).any()
+
+
 def test_unknown_weighting_is_refused():
     wrong = Objective()
     object.__setattr__(wrong, "weighting", "mine")
     with pytest.raises(ValueError, match="'mine' is none of"):
-        wrong(gaussian(0.0, 1.0), video(1), SCHEDULE, generator())
+        wrong(gaussian(0.0, 1.0), video(1), SCHEDULE, Draws(1))
 
 
 def test_uniform_times():
@@ -221,7 +233,7 @@ def test_an_all_knowing_teacher_teaches_the_truth():
     x = video(8)
     teacher = answering(lambda z, alpha, sigma: x)
     objective = Objective(times=discrete_times(4), target=two_teacher_steps(teacher, SCHEDULE, 4))
-    assert objective(teacher, x, SCHEDULE, generator()).value < 1e-18
+    assert objective(teacher, x, SCHEDULE, Draws(len(x))).value < 1e-18
 
 
 def test_the_perfect_student_loses_nothing_and_the_teacher_gets_no_gradient():
@@ -229,6 +241,6 @@ def test_the_perfect_student_loses_nothing_and_the_teacher_gets_no_gradient():
     teacher = answering(lambda z, alpha, sigma: torch.tanh(scale * alpha * z))
     target = two_teacher_steps(teacher, SCHEDULE, 4)
     objective = Objective("snr_trunc", times=discrete_times(4), target=target)
-    loss = objective(answers(target), video(8), SCHEDULE, generator())
+    loss = objective(answers(target), video(8), SCHEDULE, Draws(8))
     assert loss.value < 1e-18
     assert not loss.value.requires_grad

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Literal
+from zlib import crc32
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from imagen_video.video import VideoFormat
 
 # So many samples in a row that cannot be used: there are hardly any others.
 ATTEMPTS = 100
+# One row in so many is held out of training, known by its name; small sets hold out none.
+HELD_OUT, SMALL = 50, 100
+Part = Literal["train", "test"]
 
 
 class TooManyBad(ValueError):
@@ -83,7 +87,7 @@ class MediaSource:
     Every epoch goes through the set in a new order; which seconds of a video and which part of a
     frame are shown are drawn anew too (`cropping` "centre": the middle of what is left over). In
     place of a sample that cannot be used comes another, the same one whenever this is run.
-    Without images, stills are frames of the videos.
+    Without images, stills are frames of the videos. One row in fifty is of the "test" part.
     """
 
     def __init__(
@@ -94,15 +98,18 @@ class MediaSource:
         seed: int,
         bad: BadSamples,
         cropping: Literal["random", "centre"] = "random",
+        part: Part = "train",
     ):
         if not len(rows):
             raise ValueError(f"{name} holds no video and no image")
         self.name, self.rows, self.seed, self.bad, self.cropping = name, rows, seed, bad, cropping
-        image = np.array([rows[i].kind == "image" for i in range(len(rows))])
+        test = np.array([crc32(str(row.media).encode()) % HELD_OUT == 0 for row in rows])
+        own = test == (part == "test") if len(rows) >= SMALL else np.ones(len(rows), bool)
+        image = np.array([row.kind == "image" for row in rows])
         block = np.repeat(np.arange(len(rows.blocks)), rows.blocks)
         self.kinds = frozenset("image" if still else "video" for still in np.unique(image))
-        self._videos = _Shuffle(np.flatnonzero(~image), block, seed)
-        self._stills = _Shuffle(np.flatnonzero(image == image.any()), block, seed)
+        self._videos = _Shuffle(np.flatnonzero(own & ~image), block, seed)
+        self._stills = _Shuffle(np.flatnonzero(own & (image == image.any())), block, seed)
 
     def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         return self._first_usable(self._videos, index, format, crop)

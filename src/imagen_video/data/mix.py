@@ -1,5 +1,6 @@
 """Batches of videos and packed images (paper section 7)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,82 +8,139 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from imagen_video.data.clips import Crop, Source
+from imagen_video.data.order import fraction
 from imagen_video.shapes import Bool, Int, UInt8
 from imagen_video.spec import StageSpec
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips first, then sequences of independent images; one caption a frame for those."""
+    """Clips first, then sequences of independent images; one caption a frame for those.
+
+    `rows` says which rows of the whole batch of `total` these are, and `slowed` how many of the
+    clips are shown slower than they were.
+    """
 
     video: UInt8[Tensor, "b f c h w"]
     captions: tuple[tuple[str, ...], ...]
     is_video: Bool[Tensor, " b"]
     frame_index: Int[Tensor, " f"]
+    rows: tuple[int, ...]
+    total: int
+    slowed: int = 0
+
+    def parts(self, count: int) -> Iterator["Batch"]:
+        """The batch in `count` equal parts, as gradients are accumulated over."""
+        for i in range(count):
+            part = slice(i, None, count)
+            yield replace(
+                self,
+                video=self.video[part],
+                captions=self.captions[part],
+                is_video=self.is_video[part],
+                rows=self.rows[part],
+            )
 
 
 class Mix(Dataset):
     """Batch k of a stage's training: a pure function of (source, seed, k).
 
-    All frames of a clip share one crop. Crops of super-resolution stages start on whole
-    low-resolution pixels and frames, so that the low-resolution input is the same region.
+    With several `ranks` each has every ranks-th row of the batch. All frames of a clip share one
+    crop. Crops of super-resolution stages start on whole low-resolution pixels and frames, so that
+    the low-resolution input is the same region.
     """
 
-    def __init__(self, source: Source, stage: StageSpec, *, seed: int, steps: int):
+    def __init__(
+        self,
+        source: Source,
+        stage: StageSpec,
+        *,
+        seed: int,
+        steps: int,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
         self.source, self.stage, self.seed, self.steps = source, stage, seed, steps
+        self.total = stage.train.clips + stage.train.image_packs
+        self.rows = tuple(range(rank, self.total, ranks))
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Batch:
         train = self.stage.train
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        first = int(torch.randint(train.stride, (), generator=generator))
+        first = self._drawn(train.stride, step)
         index = torch.arange(first, train.frames or self.stage.output.frames, train.stride)
-        frames = len(index)
-        videos, captions = [], []
-        for i in range(train.clips):
-            crop = self._crop(generator)
-            example = self.source.clip(step * train.clips + i, self.stage.output, crop)
-            videos.append(example.video[first :: train.stride])
-            captions.append((example.caption,) * frames)
-        for i in range(train.image_packs):
-            pack = [
-                self.source.image(
-                    (step * train.image_packs + i) * frames + j,
-                    replace(self.stage.output, frames=1),
-                    self._crop(generator),
-                )
-                for j in range(frames)
-            ]
-            videos.append(torch.cat([example.video for example in pack]))
-            captions.append(tuple(example.caption for example in pack))
-        is_video = torch.arange(len(videos)) < train.clips
-        return Batch(torch.stack(videos), tuple(captions), is_video, index)
+        videos, captions, slowed = [], [], 0
+        for row in self.rows:
+            if row < train.clips:
+                crop = self._crop(step, row, 0)
+                example = self.source.clip(step * train.clips + row, self.stage.output, crop)
+                videos.append(example.video[first :: train.stride])
+                captions.append((example.caption,) * len(index))
+                slowed += "slowed" in example.attributes
+            else:
+                video, texts = self._pack(step, row, len(index))
+                videos.append(video)
+                captions.append(texts)
+        is_video = torch.tensor([row < train.clips for row in self.rows])
+        video = torch.stack(videos)
+        return Batch(video, tuple(captions), is_video, index, self.rows, self.total, slowed)
 
-    def _crop(self, generator: torch.Generator) -> Crop:
+    def _pack(self, step: int, row: int, frames: int) -> tuple[Tensor, tuple[str, ...]]:
+        """Independent images in a sequence of the clip's length, with a caption each."""
+        train, still = self.stage.train, replace(self.stage.output, frames=1)
+        start = (step * train.image_packs + row - train.clips) * frames
+        pack = [
+            self.source.image(start + j, still, self._crop(step, row, j)) for j in range(frames)
+        ]
+        return torch.cat([example.video for example in pack]), tuple(e.caption for e in pack)
+
+    def _crop(self, step: int, row: int, image: int) -> Crop:
         full, train = self.stage.output, self.stage.train
         frames, (height, width) = train.frames or full.frames, train.crop or full.size
 
-        def start(room: int, step: int) -> int:
-            return step * int(torch.randint(room // step + 1, (), generator=generator))
+        def start(room: int, unit: int, axis: int) -> int:
+            return unit * self._drawn(room // unit + 1, step, row, image, axis)
 
         return Crop(
-            frame=start(full.frames - frames, self.stage.time_factor),
-            top=start(full.height - height, self.stage.space_factor),
-            left=start(full.width - width, self.stage.space_factor),
+            frame=start(full.frames - frames, self.stage.time_factor, 0),
+            top=start(full.height - height, self.stage.space_factor, 1),
+            left=start(full.width - width, self.stage.space_factor, 2),
             frames=frames,
             height=height,
             width=width,
         )
 
+    def _drawn(self, count: int, *what: int) -> int:
+        """One of range(count), always the same for the same question."""
+        return int(count * fraction(self.seed, *what))
 
-def batches(mix: Mix, *, start: int, workers: int = 1) -> DataLoader:
+
+class _Answers(Dataset):
+    """Batches, or the ValueError in place of one: raised in a worker it would come as a traceback
+    in the words of another process."""
+
+    def __init__(self, mix: Mix):
+        self.mix = mix
+
+    def __getitem__(self, step: int) -> Batch | ValueError:
+        try:
+            return self.mix[step]
+        except ValueError as error:
+            return error
+
+
+def batches(mix: Mix, *, start: int, workers: int = 1) -> Iterator[Batch]:
     """The batches from `start` on, rendered ahead in worker processes."""
-    return DataLoader(
-        mix,
+    loader = DataLoader(
+        _Answers(mix),
         batch_size=None,
         sampler=range(start, mix.steps),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
     )
+    for batch in loader:
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch

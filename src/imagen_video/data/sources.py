@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from imagen_video.data.clips import Crop, Example, Source
-from imagen_video.data.library import BadSamples, MediaSource
+from imagen_video.data.library import BadSamples, MediaSource, Part
 from imagen_video.data.order import fraction
 from imagen_video.data.rows import TABLES, Rows, of_folder, of_manifest
 from imagen_video.data.stickers.source import StickerSource
@@ -22,6 +22,7 @@ def open_source(
     seed: int,
     bad: BadSamples,
     cropping: Literal["random", "centre"] = "random",
+    part: Part = "train",
 ) -> Source:
     """The mixture of `names`: each NAME or NAME=WEIGHT (1 by default).
 
@@ -35,10 +36,12 @@ def open_source(
     for name in names:
         name, weight = _weighed(name)
         if name == "stickers":
-            parts.append((StickerSource(seed), weight))
+            parts.append((StickerSource(seed, part=part), weight))
             continue
-        rows = Rows(_blocks(name))
-        parts.append((MediaSource(name, rows, seed=seed, bad=bad, cropping=cropping), weight))
+        media = MediaSource(
+            name, Rows(_blocks(name)), seed=seed, bad=bad, cropping=cropping, part=part
+        )
+        parts.append((media, weight))
     return parts[0][0] if len(parts) == 1 else Mixture(parts, seed=seed)
 
 

@@ -1,5 +1,6 @@
 """The training loss: noise levels, targets, weights (paper sections 4.3, 8)."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,43 @@ class Schedule(Protocol):
 
 
 MIN_SNR_GAMMA = 5.0  # the value of the Min-SNR paper
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one training step: those of a row are the same in whichever process
+    it is, so that many processes train as one does.
+
+    `rows` are the rows of a batch of `total` that this process has (None: all).
+    """
+
+    total: int
+    rows: tuple[int, ...] | None = None
+    seed: int = 0
+    step: int = 0
+    device: str | torch.device = "cpu"
+
+    def generator(self, *what: str | int) -> torch.Generator:
+        """A generator of this step for one purpose."""
+        key = repr((self.seed, self.step, *what)).encode()
+        digest = hashlib.blake2b(key, digest_size=4).digest()  # the CPU's generator takes 32 bits
+        return torch.Generator(self.device).manual_seed(int.from_bytes(digest, "little"))
+
+    def own(self, whole: PerClip) -> Float[Tensor, " rows"]:
+        """This process's rows of what was drawn for the whole batch."""
+        return whole if self.rows is None else whole[list(self.rows)]
+
+    def uniform(self, what: str) -> PerClip:
+        """One number in [0, 1) a row."""
+        return self.own(uniform_times(self.total, self.generator(what)))
+
+    def normal(self, what: str, like: Video) -> Video:
+        """Normal noise of the shape, type and device of a batch of this process's rows."""
+        rows = range(self.total) if self.rows is None else self.rows
+        noise = torch.empty(like.shape, device=self.device)
+        for clip, row in zip(noise, rows, strict=True):
+            clip.normal_(generator=self.generator(what, row))
+        return noise.to(like)
 
 
 @dataclass(frozen=True)
@@ -103,12 +141,10 @@ class Objective:
     target: Target = truth
     sigmoid_bias: float = 2.0
 
-    def __call__(
-        self, denoise: Denoiser, x: Video, schedule: Schedule, generator: torch.Generator
-    ) -> Loss:
-        """The loss on clean videos x; times and noise are drawn on the generator's device."""
-        t = self.times(len(x), generator).to(x)
-        eps = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
+    def __call__(self, denoise: Denoiser, x: Video, schedule: Schedule, draws: Draws) -> Loss:
+        """The loss on clean videos x, the rows of `draws`."""
+        t = draws.own(self.times(draws.total, draws.generator("times"))).to(x)
+        eps = draws.normal("eps", x)
         logsnr = schedule(t)
         alpha, sigma = (expand(part, x) for part in alpha_sigma(logsnr))
         true = Denoised(alpha * x + sigma * eps, alpha * eps - sigma * x, logsnr)

@@ -1,74 +1,150 @@
-"""Resume state of a single-process training: one safetensors file, whole or not there.
+"""Resume state on disk: torch.distributed.checkpoint in safetensors files, whole or not there.
 
-Random state and data position are both functions of (seed, step), so the step is all of them.
+A checkpoint is a folder step-00000120 with a file a process and facts.json. It is written beside
+training under another name and renamed when every process is done. Random state and data position
+are functions of (seed, step), so the step is all of them; any number of processes can go on.
 """
 
 import json
+import os
+import shutil
+import warnings
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
-from imagen_video.files import replacing
+from imagen_video.distributed import Ranks
 from imagen_video.training.ema import EMA
 
-FILE = "checkpoint.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+FACTS = "facts.json"
 
 
-def save_checkpoint(
-    folder: Path, unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, *, facts: dict
-) -> None:
-    """Write weights, averages and optimizer moments; `facts` (step, seed, ...) as JSON inside."""
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint below a training's folder."""
+    return max(_all(folder), default=None, key=lambda path: path.name)
+
+
+def facts_of(checkpoint: Path) -> dict:
+    """What is known of a checkpoint besides its tensors: step, seed, spec, validation loss."""
+    return json.loads((checkpoint / FACTS).read_text())
+
+
+def _all(folder: Path) -> list[Path]:
+    return [path for path in (folder / "checkpoints").glob("step-*") if (path / FACTS).is_file()]
+
+
+def tensors_of(unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights, averages and optimizer state by name, as the very tensors that are trained."""
     tensors = {}
     for name, parameter in unet.named_parameters():
         tensors[f"weight/{name}"] = parameter.detach()
         tensors[f"ema/{name}"] = ema.average[name]
         for moment, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{moment}/{name}"] = value
-    tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
-    with replacing(folder / FILE) as path:
-        save_file(tensors, path, metadata={"facts": json.dumps(facts)})
+            if isinstance(value, Tensor):
+                tensors[f"{moment}/{name}"] = value
+    return tensors
 
 
-def load_checkpoint(
-    folder: Path, unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer
-) -> dict | None:
-    """Restore what `save_checkpoint` wrote, in place, and return its facts; None if there is none.
+class Saver:
+    """Writes checkpoints beside training, and keeps the last few and the best."""
 
-    Raises ValueError where the checkpoint is of another network.
+    def __init__(self, folder: Path, ranks: Ranks, *, keep: int):
+        self.folder, self.ranks, self.keep = folder / "checkpoints", ranks, keep
+        self._writing: tuple[Future, Path, dict] | None = None
+        # DCP tells those who did not know that they train in one process.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        if ranks.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left_over in self.folder.glob(".*.part"):  # of a run killed while it saved
+                shutil.rmtree(left_over)
+        ranks.wait()
+
+    def save(self, tensors: dict[str, Tensor], facts: dict) -> None:
+        """Copy the tensors and begin to write them; waits for a checkpoint still being written."""
+        self.finish()
+        part = self.folder / f".step-{facts['step']:08d}.part"
+        if self.ranks.first:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+        self.ranks.wait()
+        writing = dcp.async_save(
+            tensors,
+            storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True),
+            process_group=self.ranks.saving,
+            no_dist=self.ranks.ranks == 1,
+        )
+        assert isinstance(writing, Future)  # of the default stager
+        self._writing = writing, part, facts
+
+    def finish(self) -> None:
+        """Wait until the checkpoint is on disk under its name, and remove those not kept."""
+        if self._writing is None:
+            return
+        writing, part, facts = self._writing
+        writing.result()
+        self._writing = None
+        if self.ranks.first:
+            (part / FACTS).write_text(json.dumps(facts))
+            _flush(part)
+            whole = self.folder / part.name.removeprefix(".").removesuffix(".part")
+            if whole.exists():  # the same step, saved at an interval and at the end
+                shutil.rmtree(part)
+            else:
+                os.replace(part, whole)
+            self._prune()
+        self.ranks.wait()
+
+    def poll(self) -> None:
+        """Finish if there is nothing left to wait for; every process calls it in the same step."""
+        done = self._writing is not None and self._writing[0].done()
+        if self._writing is not None and not self.ranks.agreed(not done)[0]:
+            self.finish()
+
+    def _prune(self) -> None:
+        saved = sorted(_all(self.folder.parent))
+        rated = [path for path in saved if facts_of(path).get("validation") is not None]
+        best = min(rated, default=None, key=lambda path: facts_of(path)["validation"])
+        for path in saved[: -self.keep]:
+            if path != best:
+                shutil.rmtree(path)
+
+
+def _flush(folder: Path) -> None:
+    """Bring the files to the disk before their name says they are whole."""
+    for path in [*folder.iterdir(), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def load(checkpoint: Path, unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> None:
+    """Restore in place what `Saver` wrote, on any number of processes.
+
+    ValueError where the checkpoint is of another network or optimizer.
     """
-    path = folder / FILE
-    if not path.is_file():
-        return None
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        expected = {f"weight/{name}" for name, _ in unet.named_parameters()}
-        missing = expected - names
-        if missing or {n for n in names if n.startswith("weight/")} - expected:
-            raise ValueError(f"{path} is of another network: use another --out folder")
-        with torch.no_grad():
-            for name, parameter in unet.named_parameters():
-                _copy(parameter, file.get_tensor(f"weight/{name}"), path)
-                _copy(ema.average[name], file.get_tensor(f"ema/{name}"), path)
-                moments = {m: f"{m}/{name}" for m in MOMENTS if f"{m}/{name}" in names}
-                if moments:
-                    optimizer.state[parameter] = {
-                        m: _like(parameter, file.get_tensor(key)) for m, key in moments.items()
-                    }
-        return json.loads(file.metadata()["facts"])
+    prime(optimizer)
+    tensors = tensors_of(unet, ema, optimizer)
+    reader = HuggingFaceStorageReader(str(checkpoint))
+    saved = {name: m.size for name, m in reader.read_metadata().state_dict_metadata.items()}  # pyright: ignore
+    if saved != {name: value.shape for name, value in tensors.items()}:
+        raise ValueError(
+            f"{checkpoint} is of another network or optimizer: use another --out folder"
+        )
+    dcp.load(tensors, storage_reader=reader)
 
 
-def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """A moment in the memory layout of its parameter: fused AdamW walks both as raw memory."""
-    if value.shape != parameter.shape:  # AdamW's step count, a scalar
-        return value.to(parameter.device)
-    return torch.empty_like(parameter).copy_(value)
-
-
-def _copy(into: Tensor, value: Tensor, path: Path) -> None:
-    if into.shape != value.shape:
-        raise ValueError(f"{path} is of another network: use another --out folder")
-    into.copy_(value)
+def prime(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer make its state, in the layout it wants, without a change of the weights."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -1,11 +1,16 @@
 """An exponential moving average of weights, with a ramp so that early ones do not linger."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
+from imagen_video.distributed import reshard
+
 
 class EMA:
-    """Averages of a module's parameters, on their device and in float32."""
+    """Averages of a module's parameters, on their device, sharded as they are, in float32."""
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
@@ -18,5 +23,19 @@ class EMA:
         for average, parameter in zip(self.average.values(), module.parameters(), strict=True):
             average.lerp_(parameter, rate)
 
-    def copy_to(self, module: nn.Module) -> None:
-        module.load_state_dict(self.average)
+    @contextmanager
+    def in_place_of(self, module: nn.Module) -> Iterator[None]:
+        """The module with the averaged weights for a while; its own come back exactly."""
+        self._swap(module)
+        try:
+            yield
+        finally:
+            reshard(module)
+            self._swap(module)
+
+    @torch.no_grad()
+    def _swap(self, module: nn.Module) -> None:
+        for average, parameter in zip(self.average.values(), module.parameters(), strict=True):
+            kept = parameter.clone()
+            parameter.copy_(average)
+            average.copy_(kept)

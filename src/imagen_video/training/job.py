@@ -1,57 +1,109 @@
-"""One stage trained on the sticker world, from a preset to a folder."""
+"""One stage trained, from a preset and the names of data to a folder."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
+
+from imagen_video.data.clips import Source
+from imagen_video.data.library import BadSamples, Part
 from imagen_video.data.mix import Mix
+from imagen_video.data.sources import open_source
 from imagen_video.data.stickers import prerender
 from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.data.stickers.source import StickerSource
-from imagen_video.spec import CascadeSpec
+from imagen_video.distributed import Ranks, started
+from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.stage import Stage
 from imagen_video.text.cache import EmbeddingTable, load_keeping
 from imagen_video.text.encoder import TextEncoder, load_encoder
-from imagen_video.training.checkpoint import FILE as CHECKPOINT
-from imagen_video.training.sheets import SheetDrawer, held_out
-from imagen_video.training.trainer import RunSpec, Trainer, initialise_from, with_steps
+from imagen_video.training.checkpoint import latest
+from imagen_video.training.engine import initialise_from
+from imagen_video.training.run import RunSpec, with_steps
+from imagen_video.training.sheets import SheetDrawer, what_to_show
+from imagen_video.training.trainer import Data, Trainer
 
 # The captions of so many steps show what captions are like.
 FITTED_STEPS = 64
+# So many batches of held-out clips say how good a stage is.
+VALIDATION_STEPS = 2
 
 
-def train_on_stickers(
-    cascade: CascadeSpec,
-    name: str,
-    out: Path,
-    run: RunSpec,
-    *,
-    steps: int | None = None,
-    init_from: Path | None = None,
-) -> int:
-    """Train stage `name`, or go on where `out` stopped; returns the step reached."""
-    import torch
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """Which stage is trained, on what and where. `data` are names for `open_source`; more than
+    `max_bad` (a share) of broken files end the run; `shards` is for `distributed.started`."""
 
-    spec = with_steps(cascade.stage(name), steps)
-    torch.manual_seed(run.seed)
-    stage = Stage(spec)
-    fresh = not (out / CHECKPOINT).exists()
-    copied = initialise_from(stage, init_from) if fresh and init_from is not None else ()
+    stage: str
+    out: Path
+    data: tuple[str, ...] = ("stickers",)
+    steps: int | None = None
+    init_from: Path | None = None
+    cropping: Literal["random", "centre"] = "random"
+    max_bad: float = 0.05
+    device: str = "cpu"
+    shards: int = 1
+
+
+def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
+    """Train a stage, or go on where `job.out` stopped; returns the step reached."""
+    with started(job.device, shards=job.shards) as ranks:
+        return _train(cascade, job, run, ranks)
+
+
+def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> int:
+    spec = with_steps(cascade.stage(job.stage), job.steps)
     # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
     if run.captions is None:
         encoder = load_keeping(cascade.text, dtype=torch.bfloat16)
     else:
         encoder = EmbeddingTable.load(run.captions)
-    mix = Mix(StickerSource(run.seed), spec, seed=run.seed, steps=spec.train.steps)
-    if fresh and "text_in.weight" not in copied:
-        fit_text(stage, mix, encoder)
-    trainer = Trainer(stage, mix, encoder, out, run)
-    drawer = SheetDrawer(spec, encoder, out / "sheets", step=lambda: trainer.step)
+    data = _data(spec, job, run, ranks, encoder)
+    fresh = latest(job.out) is None
+    stage = _stage(spec, job, run, data, fresh=fresh and ranks.first)
+    if not ranks.first:  # `spread` sends the weights
+        stage.unet.to("meta")
+    trainer = Trainer(stage, data, job.out, run, ranks=ranks)
+    drawer = None
+    if ranks.first and data.validation is not None:
+        held_out = data.validation.source
+        shown = what_to_show(spec, held_out, stickers=job.data == ("stickers",))
+        drawer = SheetDrawer(spec, encoder, job.out / "sheets", shown, step=lambda: trainer.step)
     return trainer.run(drawer)
+
+
+def _source(job: JobSpec, run: RunSpec, part: Part) -> Source:
+    bad = BadSamples(job.out / "bad_samples.jsonl", job.max_bad)
+    cropping = job.cropping if part == "train" else "centre"
+    return open_source(job.data, seed=run.seed, bad=bad, cropping=cropping, part=part)
+
+
+def _data(spec: StageSpec, job: JobSpec, run: RunSpec, ranks: Ranks, encoder: TextEncoder) -> Data:
+    share = {"rank": ranks.rank, "ranks": ranks.ranks}
+    steps = spec.train.steps
+    mix = Mix(_source(job, run, "train"), spec, seed=run.seed, steps=steps, **share)
+    held_out = _source(job, run, "test")
+    validation = Mix(held_out, spec, seed=run.seed, steps=VALIDATION_STEPS, **share)
+    return Data(mix, encoder, validation)
+
+
+def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bool) -> Stage:
+    """The stage as it starts; its weights matter in a fresh run's first process only."""
+    torch.manual_seed(run.seed)
+    stage = Stage(spec)
+    if not fresh:
+        return stage
+    copied = initialise_from(stage, job.init_from) if job.init_from is not None else ()
+    if "text_in.weight" not in copied:
+        # Of whole batches, however many processes share them.
+        mix = Mix(data.mix.source, spec, seed=run.seed, steps=spec.train.steps)
+        fit_text(stage, mix, data.encoder)
+    return stage
 
 
 def fit_text(stage: Stage, mix: Mix, encoder: TextEncoder) -> None:
     """Let a fresh network's `text_in` whiten the captions of the first batches."""
-    import torch
-
     if stage.unet.text_in is None:
         return
     steps = range(min(FITTED_STEPS, len(mix)))
@@ -65,14 +117,15 @@ def carry_along(cascade: CascadeSpec, name: str, out: Path, *, steps: int, seed:
 
     For machines without drawing tools and text encoder. Returns the file of captions.
     """
-    import torch
-
     spec = cascade.stage(name)
     prerender(out)
-    texts = {row["prompt"] for row in eval_prompts()} | {caption for _, caption in held_out(spec)}
-    mix = Mix(StickerSource(seed), spec, seed=seed, steps=steps)
-    for step in range(steps):
-        texts.update(*mix[step].captions)
+    texts = {row["prompt"] for row in eval_prompts()}
+    held_out = StickerSource(seed, part="test")
+    texts |= {caption for _, caption in what_to_show(spec, held_out, stickers=True).clips}
+    for source, count in ((StickerSource(seed), steps), (held_out, VALIDATION_STEPS)):
+        mix = Mix(source, spec, seed=seed, steps=count)
+        for step in range(count):
+            texts.update(*mix[step].captions)
     table = EmbeddingTable.build(load_encoder(cascade.text, dtype=torch.bfloat16), sorted(texts))
     table.save(out / "captions.safetensors")
     return out / "captions.safetensors"

@@ -1,96 +1,86 @@
-"""Training one stage in one process (paper section 10; defaults of our scale in `TrainSpec`)."""
+"""Training one stage, in one process or many (paper section 10; defaults of our scale in
+`TrainSpec`)."""
 
-import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from imagen_video.data.mix import Batch, Mix, batches
-from imagen_video.files import replacing
+from imagen_video.diffusion.objective import Draws, Loss, Objective
+from imagen_video.distributed import Ranks, gathered, synchronise
+from imagen_video.info import flops_per_call, matrix_rate
 from imagen_video.spec import StageSpec, TrainSpec
 from imagen_video.spec_json import from_json, to_json
-from imagen_video.stage import Stage
+from imagen_video.stage import Stage, build_unet
 from imagen_video.text.encoder import TextEncoder
-from imagen_video.training.checkpoint import load_checkpoint, save_checkpoint
+from imagen_video.training import checkpoint
 from imagen_video.training.ema import EMA
+from imagen_video.training.engine import make_optimizer, prepare
+from imagen_video.training.guard import ROLLBACKS, Guard, Verdict
+from imagen_video.training.run import Every, RunSpec, check_shares, noting_interrupt, rate_at
+from imagen_video.training.watch import Log, Watch
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import to_float
-from imagen_video.weights import load_weights, save_stage
+from imagen_video.weights import save_stage
 
-# So many steps in a row without a finite gradient end a run: it will not recover.
-HOPELESS = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """What a run does besides the stage's own `TrainSpec`. `minutes` only stops early; `captions`
-    is a file of embeddings read instead of running the text encoder."""
-
-    seed: int = 0
-    minutes: float | None = None
-    save_minutes: float = 5.0
-    sheet_minutes: float = 15.0
-    log_every: int = 20
-    workers: int = 1
-    device: str = "cpu"
-    captions: Path | None = None
-
-    def __post_init__(self):
-        for name in ("save_minutes", "sheet_minutes", "log_every"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+# Times at which the validation loss is measured: from little noise to nothing but noise.
+VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-class Every:
-    """Answers yes once every so many minutes."""
+@dataclass(frozen=True)
+class Data:
+    """What a stage is trained on and validated on, and what embeds the captions."""
 
-    def __init__(self, minutes: float):
-        self.seconds, self.last = 60 * minutes, time.monotonic()
-
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        due = now - self.last >= self.seconds
-        self.last = now if due else self.last
-        return due
+    mix: Mix
+    encoder: TextEncoder
+    validation: Mix | None = None
 
 
 class Trainer:
-    """Trains `stage` on `mix` into `out`; a second run on the same folder goes on exactly.
+    """Trains `stage` on `data` into `out`; a second run on the same folder goes on exactly.
 
-    `out` holds stage.json and model.safetensors (the average, ready to sample),
-    checkpoint.safetensors (resume state), log.jsonl and sheets/. Equal threads give equal weights.
+    `out` holds stage.json and model.safetensors (the average, ready to sample), checkpoints/
+    (resume state), log.jsonl and sheets/. Equal threads give equal weights. In a run of many
+    processes all of them build a trainer and call the same methods; the first alone writes.
     """
 
-    def __init__(self, stage: Stage, mix: Mix, encoder: TextEncoder, out: Path, run: RunSpec):
-        out.mkdir(parents=True, exist_ok=True)
-        self.stage, self.mix, self.encoder, self.out, self.run_spec = stage, mix, encoder, out, run
+    def __init__(
+        self,
+        stage: Stage,
+        data: Data,
+        out: Path,
+        run: RunSpec,
+        *,
+        ranks: Ranks | None = None,
+    ):
+        self.stage, self.data, self.out, self.run_spec = stage, data, out, run
+        self.ranks = ranks or Ranks()
         self.train: TrainSpec = stage.spec.train
-        stage.unet.to(run.device).train()
+        check_shares(data.mix.total, self.ranks.ranks, run.accumulate)
+        bf16 = run.precision == "bf16"
+        prepare(stage.unet, self.ranks, bf16=bf16, recompute=run.recompute, compiled=run.compiled)
         self.ema = EMA(stage.unet, self.train.ema)
-        self.optimizer = torch.optim.AdamW(
-            stage.unet.parameters(),
-            lr=self.train.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=self.train.weight_decay,
-            fused=True,
-        )
-        for left_over in out.glob(".*.part"):  # of a run that was killed while it saved
-            left_over.unlink()
-        facts = load_checkpoint(out, stage.unet, self.ema, self.optimizer)
-        self.step = self._resume(facts) if facts else 0
-        self._cut_log()
-        self.skipped = self.skipped_in_a_row = 0
+        self.optimizer = make_optimizer(self.train, stage.unet)
+        self.guard, self.step = Guard(), 0
+        self.saver = checkpoint.Saver(out, self.ranks, keep=run.keep)
+        found = checkpoint.latest(out)
+        if found is not None:
+            facts = checkpoint.facts_of(found)
+            self._check(facts)
+            checkpoint.load(found, stage.unet, self.ema, self.optimizer)
+            self.guard.restore(facts["guard"])
+            self.step = facts["step"]
+        self._saved = self.step if found is not None else -1
+        self.log = None
+        if self.ranks.first:
+            self.log = Log(out, step=self.step, tensorboard=run.tensorboard)
 
-    def _resume(self, facts: dict) -> int:
+    def _check(self, facts: dict) -> None:
         if facts["seed"] != self.run_spec.seed:
             raise ValueError(
                 f"{self.out} was trained with seed {facts['seed']}, not {self.run_spec.seed}: "
@@ -103,73 +93,123 @@ class Trainer:
                 f"{self.out} was trained with another {', '.join(changed)} of stage "
                 f"{before.name!r}: give the same, or another --out with --init-from {self.out}"
             )
-        return facts["step"]
 
-    def run(self, draw_sheet: Callable[[Stage], None] | None = None) -> int:
+    def run(self, draw_sheet: Callable[[Stage], Path] | None = None) -> int:
         """Train to the end of the schedule or of the minutes; returns the step reached.
 
-        `draw_sheet` is called at intervals with a stage that has the averaged weights.
+        `draw_sheet` is called at intervals, by the first process, with a stage that has the
+        averaged weights.
         """
-        run, start = self.run_spec, time.monotonic()
+        run, first = self.run_spec, self.ranks.first
         time_to_save, time_to_draw = Every(run.save_minutes), Every(run.sheet_minutes)
         out_of_time = Every(math.inf if run.minutes is None else run.minutes)
-        progress = tqdm(total=self.train.steps, initial=self.step, unit="step")
+        progress = tqdm(
+            total=self.train.steps, initial=self.step, unit="step", disable=None if first else True
+        )
+        watch, stops = self._watch(), False
         with noting_interrupt() as interrupted:
-            for batch in batches(self.mix, start=self.step, workers=run.workers):
-                loss, norm = self._step(batch)
+            for batch in _timed(
+                batches(self.data.mix, start=self.step, workers=run.workers), watch
+            ):
+                rate, norm = self._step(batch, watch)
                 progress.update()
                 if self.step % run.log_every == 0:
-                    self._log(loss, norm, batch, progress, time.monotonic() - start)
-                if time_to_save():
+                    self._note(watch, rate, norm, progress)
+                saves, draws, stops = self.ranks.agreed(
+                    first and time_to_save(),
+                    first and draw_sheet is not None and time_to_draw(),
+                    interrupted() or (first and out_of_time()),
+                )
+                self.saver.poll()
+                if saves:
                     self.save()
-                if draw_sheet and time_to_draw():
-                    draw_sheet(self.averaged())
-                if out_of_time() or interrupted():
+                if draws:
+                    self._draw(draw_sheet)
+                if stops:
                     break
-        progress.close()
-        self.save()
-        if draw_sheet and not interrupted():
-            draw_sheet(self.averaged())
+            progress.close()
+            if self._saved != self.step:
+                self.save()
+            self.saver.finish()
+            hurry, draws = self.ranks.agreed(interrupted(), draw_sheet is not None)
+            if draws and not hurry:
+                self._draw(draw_sheet)
         return self.step
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        device = self.run_spec.device
+    def _watch(self) -> Watch:
+        spec, train = self.stage.spec, self.train
+        height, width = train.crop or spec.output.size
+        shown = replace(spec, output=replace(spec.output, height=height, width=width))
+        if spec.input is not None:
+            factor = spec.space_factor
+            low = replace(spec.input, height=height // factor, width=width // factor)
+            shown = replace(shown, input=low)
+        frames = (train.frames or spec.output.frames) // train.stride
+        flops = flops_per_call(
+            build_unet(spec, device="meta"), shown, frames, self.data.encoder.length
+        )
+        peak = matrix_rate(repeats=2, device=self.ranks.device)
+        return Watch(self.ranks, flops_per_row=flops, peak_flops=peak)
+
+    def _step(self, batch: Batch, watch: Watch) -> tuple[float, float]:
+        """One optimizer step; the learning rate and the norm of the gradient."""
+        run, unet = self.run_spec, self.stage.unet
+        rate = self.train.learning_rate * rate_at(self.step, self.train)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.train.learning_rate * rate_at(self.step, self.train)
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        for i, part in enumerate(batch.parts(run.accumulate), start=1):
+            synchronise(unet, last=i == run.accumulate)
+            loss = self._loss(part)
+            (loss.value / run.accumulate).backward()
+            watch.saw(loss, part)
+        norm = gathered(torch.nn.utils.clip_grad_norm_(unet.parameters(), self.train.grad_clip))
+        verdict = self.guard.judge(norm.item())
+        if verdict is Verdict.GOOD:
+            self.optimizer.step()
+            self.ema.update(unet, self.step)
+        elif verdict is Verdict.ROLL_BACK:
+            self._roll_back()
+        self.step += 1
+        return rate, norm.item()
+
+    def _loss(self, batch: Batch, objective: Objective | None = None, step: int = -1) -> Loss:
+        device = self.ranks.device
         # Noise, dropout and levels are functions of (seed, step): nothing to save, exact resume.
-        generator = torch.Generator(device).manual_seed(self.run_spec.seed * 1_000_003 + self.step)
+        draws = Draws(
+            batch.total,
+            batch.rows,
+            seed=self.run_spec.seed,
+            step=self.step if objective is None else step,
+            device=device,
+        )
         cond = self._conditioning(batch)
         video = to_float(batch.video.to(device))
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            loss = self.stage.loss(video, cond, generator).value
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.stage.unet.parameters(), self.train.grad_clip)
-        if torch.isfinite(norm):
-            self.optimizer.step()
-            self.ema.update(self.stage.unet, self.step)
-            self.skipped_in_a_row = 0
-        else:
-            self._skip()
-        self.step += 1
-        return loss.detach(), norm
+        half = self.run_spec.precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return self.stage.loss(video, cond, draws, objective=objective)
 
-    def _skip(self) -> None:
-        """Leave out a step whose gradient is not finite, but not for ever."""
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row == HOPELESS:
+    def _roll_back(self) -> None:
+        """Weights, averages and optimizer of the last checkpoint; the data goes on from here."""
+        self.saver.finish()
+        found = checkpoint.latest(self.out)
+        if found is None or self.guard.rollbacks > ROLLBACKS:
             raise ValueError(
-                f"the gradient was not finite in the last {HOPELESS} steps: go on from the last "
-                f"checkpoint of {self.out} with a lower learning rate"
+                f"the gradient exploded or was not finite in step after step up to {self.step}, "
+                f"{self.guard.rollbacks} times: go on from {found or 'the start'} with a lower "
+                "learning rate"
             )
+        checkpoint.load(found, self.stage.unet, self.ema, self.optimizer)
+        if self.log is not None:
+            self.log.write({"step": self.step, "rolled_back_to": found.name})
+            tqdm.write(f"step {self.step}: the gradient exploded; back to the weights of {found}")
 
     def _conditioning(self, batch: Batch) -> Conditioning:
         unique = sorted({caption for captions in batch.captions for caption in captions})
-        embedding = self.encoder(unique)
+        embedding = self.data.encoder(unique)
         row = {caption: i for i, caption in enumerate(unique)}
         index = torch.tensor([[row[c] for c in captions] for captions in batch.captions])
-        device = self.run_spec.device
+        device = self.ranks.device
         return Conditioning(
             embedding.tokens.float()[index].to(device),
             embedding.mask[index].to(device),
@@ -177,91 +217,76 @@ class Trainer:
             frame_index=batch.frame_index.to(device),
         )
 
-    def _log(
-        self, loss: Tensor, norm: Tensor, batch: Batch, progress: tqdm, seconds: float
-    ) -> None:
-        done = self.step - progress.initial
-        facts = {
-            "step": self.step,
-            "loss": round(loss.item(), 6),
-            "grad_norm": round(norm.item(), 4),
-            "lr": self.train.learning_rate * rate_at(self.step, self.train),
-            "skipped": self.skipped,
-            "clips_per_second": round(done * len(batch.video) / seconds, 3),
-        }
+    def _note(self, watch: Watch, rate: float, norm: float, progress: tqdm) -> None:
+        facts = {"step": self.step, "lr": rate, "grad_norm": float(f"{norm:.6g}")}
+        facts |= watch.facts() | {"skipped": self.guard.skipped}
         progress.set_postfix(loss=facts["loss"], clips_s=facts["clips_per_second"])
-        with open(self.out / "log.jsonl", "a") as file:
-            file.write(json.dumps(facts) + "\n")
+        if self.log is not None:
+            self.log.write(facts)
 
-    def _cut_log(self) -> None:
-        """Leave out what a killed run did after its last checkpoint: it is done again."""
-        path = self.out / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        if kept != lines:
-            with replacing(path) as new:
-                new.write_text("".join(f"{line}\n" for line in kept))
+    def validated(self) -> float | None:
+        """The mean loss of the averaged weights on held-out clips, at fixed times and noise."""
+        if self.data.validation is None:
+            return None
+        losses: list[torch.Tensor] = []
+        with torch.no_grad(), self.ema.in_place_of(self.stage.unet):
+            for step in range(len(self.data.validation)):
+                batch = self.data.validation[step]
+                for i, time_ in enumerate(VALIDATION_TIMES):
+                    at = Objective(
+                        weighting=self.stage.spec.weighting,
+                        times=lambda b, g, t=time_: torch.full((b,), t, device=g.device),
+                    )
+                    where = step * len(VALIDATION_TIMES) + i
+                    losses.append(self._loss(batch, at, where).per_clip)
+        values = torch.cat(losses)
+        total, count = self.ranks.total(torch.stack([values.sum(), values.new_tensor(len(values))]))
+        return float(total / count)
 
-    def averaged(self) -> Stage:
-        """A stage of its own with the averaged weights."""
+    def _draw(self, draw_sheet: Callable[[Stage], Path] | None) -> None:
+        stage = self.averaged()
+        if stage is not None and draw_sheet is not None:
+            sheet = draw_sheet(stage)
+            if self.log is not None:
+                self.log.show(self.step, sheet)
+        self.ranks.wait()
+
+    def averaged(self) -> Stage | None:
+        """A stage of its own with the averaged weights; None but on the first process."""
+        weights = {}
+        for name, average in self.ema.average.items():
+            whole = gathered(average)
+            if self.ranks.first:
+                weights[name] = whole
+        if not self.ranks.first:
+            return None
         stage = Stage(self.stage.spec)
-        stage.unet.to(self.run_spec.device).requires_grad_(False).eval()
-        self.ema.copy_to(stage.unet)
+        stage.unet.to(self.ranks.device).requires_grad_(False).eval()
+        stage.unet.load_state_dict(weights)
         return stage
 
     def save(self) -> None:
-        """Checkpoint, and the averaged weights as a stage folder."""
-        seed, spec = self.run_spec.seed, to_json(self.stage.spec)
-        facts = {"step": self.step, "seed": seed, "spec": spec}
-        save_checkpoint(self.out, self.stage.unet, self.ema, self.optimizer, facts=facts)
-        save_stage(self.averaged(), self.out, dtype=torch.bfloat16)
+        """Begin a checkpoint, and write the averaged weights as a stage folder."""
+        validation = self.validated()
+        spec = to_json(self.stage.spec)
+        facts = {"step": self.step, "seed": self.run_spec.seed, "spec": spec}
+        facts |= {"guard": self.guard.state(), "validation": validation}
+        tensors = checkpoint.tensors_of(self.stage.unet, self.ema, self.optimizer)
+        self.saver.save(tensors, facts)
+        self._saved = self.step
+        if validation is not None and self.log is not None:
+            self.log.write({"step": self.step, "validation": validation})
+        stage = self.averaged()
+        if stage is not None:
+            save_stage(stage, self.out, dtype=torch.bfloat16)
 
 
-@contextmanager
-def noting_interrupt() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed, to be asked between steps: half a step would spoil the resume.
-
-    A second Ctrl-C interrupts at once.
-    """
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-
-    def note(number: int, frame: object) -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-        pressed.set()
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def rate_at(step: int, train: TrainSpec) -> float:
-    """Linear warm-up, constant, linear cool-down to 0 over the last `cooldown` steps."""
-    up = min(1.0, (step + 1) / max(1, train.warmup))
-    down = min(1.0, (train.steps - step) / max(1, train.cooldown))
-    return min(up, down)
-
-
-def initialise_from(stage: Stage, folder: Path) -> Sequence[str]:
-    """Copy every weight of a saved stage whose name and shape match; returns the names."""
-    source = load_weights(folder)
-    own = stage.unet.state_dict()
-    matching = [k for k, v in source.items() if k in own and own[k].shape == v.shape]
-    if not matching:
-        raise ValueError(f"no weight of {folder} fits stage {stage.spec.name!r}")
-    stage.unet.load_state_dict(own | {name: source[name].to(own[name]) for name in matching})
-    return matching
-
-
-def with_steps(spec: StageSpec, steps: int | None) -> StageSpec:
-    """The stage with another length of schedule, whose cool-down shrinks with it."""
-    if steps is None:
-        return spec
-    cooldown = min(spec.train.cooldown, steps // 4)
-    return replace(spec, train=replace(spec.train, steps=steps, cooldown=cooldown))
+def _timed(loader: Iterator[Batch], watch: Watch) -> Iterator[Batch]:
+    """The same batches, with the time they were waited for noted."""
+    while True:
+        start = time.monotonic()
+        batch = next(loader, None)
+        watch.waiting(time.monotonic() - start)
+        if batch is None:
+            return
+        yield batch

@@ -1,6 +1,7 @@
 """The sticker world as a source of training examples."""
 
 from dataclasses import asdict
+from typing import Literal
 
 from imagen_video.data.clips import Crop, Example
 from imagen_video.data.stickers import Scene, StickerWorld, render
@@ -12,8 +13,8 @@ class StickerSource:
 
     kinds = frozenset({"video", "image"})
 
-    def __init__(self, seed: int):
-        self.world = StickerWorld(seed)
+    def __init__(self, seed: int, *, part: Literal["train", "test"] = "train"):
+        self.world = StickerWorld(seed, split=part)
 
     def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         scene = self.world.clip(index)

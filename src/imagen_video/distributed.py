@@ -1,0 +1,146 @@
+"""Many processes as one: who this is, how a network is spread, what they agree on (torchrun).
+
+The network knows nothing of it. Everything works the same in one process without torchrun.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# The first process draws sample sheets while the others wait.
+PATIENCE = timedelta(hours=1)
+
+
+class Lost(RuntimeError):
+    """Another process of the run is gone."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a run. `mesh` is (replicas, shards); None in a run of one.
+
+    `talk` and `saving` are groups of their own on the CPU: flags, and checkpoints that are written
+    while training goes on, must not meet the gradients' collectives.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    mesh: Any = None
+    talk: Any = None
+    saving: Any = None
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def agreed(self, *flags: bool) -> list[bool]:
+        """Whether any process raised each flag: all go the same way in the same step."""
+        if self.ranks == 1:
+            return list(flags)
+        raised = torch.tensor(flags, dtype=torch.int32)
+        torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX, group=self.talk)
+        return raised.bool().tolist()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes, in float64 on the CPU."""
+        values = values.detach().double().cpu()
+        if self.ranks > 1:
+            torch.distributed.all_reduce(values, group=self.talk)
+        return values
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.ranks > 1:
+            torch.distributed.barrier(group=self.talk)
+
+
+@contextmanager
+def started(device: str = "cpu", *, shards: int = 1) -> Iterator[Ranks]:
+    """Join the processes that torchrun started; alone where it did not.
+
+    The network is spread over `shards` processes, and as many copies as that leaves: 1 is data
+    parallelism, all processes FSDP, between them hybrid sharding. ValueError if the number of
+    processes is no multiple of it; Lost when another process is gone.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks % shards:
+        raise ValueError(f"{ranks} processes cannot hold a network in {shards} shards each")
+    if ranks == 1:
+        yield Ranks(device=torch.device(device))
+        return
+    kind = torch.device(device).type
+    place = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else kind
+    if kind == "cuda":
+        torch.cuda.set_device(place)
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    # unfold() returns a view and nobody writes into it.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+    torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield Ranks(
+            rank=torch.distributed.get_rank(),
+            ranks=ranks,
+            device=torch.device(place),
+            mesh=torch.distributed.init_device_mesh(
+                kind, (ranks // shards, shards), mesh_dim_names=("replicate", "shard")
+            ),
+            talk=torch.distributed.new_group(backend="gloo", timeout=PATIENCE),
+            saving=torch.distributed.new_group(backend="gloo", timeout=PATIENCE),
+        )
+    except RuntimeError as error:
+        if "gloo" in str(error) or "NCCL" in str(error) or "store" in str(error).lower():
+            raise Lost(str(error).splitlines()[0]) from error
+        raise
+    torch.distributed.destroy_process_group()
+
+
+def spread(unet: nn.Module, ranks: Ranks, *, parts: list[nn.Module], bf16: bool) -> None:
+    """Shard the network in place over the mesh: each of `parts`, then what is left.
+
+    The first process has the weights; those of the others are on "meta" and never were anywhere
+    else. No process ever holds a whole network on its device.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    weights = {name: w.contiguous() for name, w in unet.state_dict().items() if ranks.first}
+    unet.to("meta")
+    for parameter in unet.parameters():  # FSDP keeps no memory format
+        parameter.data = parameter.data.contiguous()
+    # Inputs stay as they are: autocast converts them where half precision does no harm.
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if bf16 else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,
+    )
+    for part in [*parts, unet]:
+        fully_shard(part, mesh=ranks.mesh, mp_policy=policy)
+    unet.to_empty(device=ranks.device)
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(unet, weights, options=options)
+
+
+def gathered(value: Tensor) -> Tensor:
+    """A sharded tensor whole, on every process; others as they are."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value  # pyright: ignore
+
+
+def synchronise(unet: nn.Module, last: bool) -> None:
+    """Exchange gradients after the last part of an accumulated step only."""
+    if hasattr(unet, "set_requires_gradient_sync"):
+        unet.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
+
+
+def reshard(unet: nn.Module) -> None:
+    """Let go of the whole weights that a forward pass without a backward one left behind."""
+    for part in unet.modules():
+        if hasattr(part, "reshard"):
+            part.reshard()  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,64 @@
+"""What is done to a network from outside before it trains: memory, compilation, sharding."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from imagen_video.distributed import Ranks, spread
+from imagen_video.spec import TrainSpec
+from imagen_video.stage import Stage
+from imagen_video.unet.unet import VideoUNet
+from imagen_video.weights import load_weights
+
+
+def prepare(
+    unet: VideoUNet, ranks: Ranks, *, bf16: bool, recompute: bool = False, compiled: bool = False
+) -> None:
+    """Put the network on the run's devices, in place.
+
+    `recompute` keeps only the inputs of every block for the backward pass (activation
+    checkpointing), `compiled` compiles every block by itself (regional torch.compile).
+    """
+    levels = [*unet.down, *unet.up]
+    blocks = [block for level in levels for block in level]  # pyright: ignore
+    for block in blocks if recompute else ():
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    for block in blocks if compiled else ():
+        block.compile()
+    if ranks.mesh is None:
+        unet.to(ranks.device)
+    else:
+        spread(unet, ranks, parts=levels, bf16=bf16)
+    unet.train()
+
+
+def make_optimizer(train: TrainSpec, unet: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that a stage's `TrainSpec` names; ValueError where it cannot be had."""
+    rate, decay = train.learning_rate, train.weight_decay
+    weights = list(unet.parameters())
+    if train.optimizer == "adafactor":
+        return torch.optim.Adafactor(weights, lr=rate, weight_decay=decay)
+    if train.optimizer == "adamw8bit":
+        if weights[0].device.type != "cuda":
+            raise ValueError("adamw8bit runs on GPUs only: use adamw, or --device cuda")
+        try:
+            from torchao.optim import AdamW8bit
+        except ImportError as error:
+            raise ValueError("adamw8bit needs torchao: pip install torchao") from error
+        return AdamW8bit(weights, lr=rate, betas=(0.9, 0.99), weight_decay=decay)
+    return torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
+
+
+def initialise_from(stage: Stage, folder: Path) -> Sequence[str]:
+    """Copy every weight of a saved stage whose name and shape match; returns the names."""
+    source = load_weights(folder)
+    own = stage.unet.state_dict()
+    matching = [k for k, v in source.items() if k in own and own[k].shape == v.shape]
+    if not matching:
+        raise ValueError(f"no weight of {folder} fits stage {stage.spec.name!r}")
+    stage.unet.load_state_dict(own | {name: source[name].to(own[name]) for name in matching})
+    return matching

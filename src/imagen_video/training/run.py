@@ -1,0 +1,98 @@
+"""What a run does around its steps: its options, its clocks, its schedule, how it is stopped."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from imagen_video.spec import StageSpec, TrainSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """What a run does besides the stage's own `TrainSpec`. `minutes` only stops early; `captions`
+    is a file of embeddings read instead of running the text encoder. A batch is computed in
+    `accumulate` parts; `keep` checkpoints are kept, and the best."""
+
+    seed: int = 0
+    minutes: float | None = None
+    save_minutes: float = 5.0
+    sheet_minutes: float = 15.0
+    log_every: int = 20
+    workers: int = 1
+    captions: Path | None = None
+    precision: Literal["bf16", "fp32"] = "bf16"
+    accumulate: int = 1
+    recompute: bool = False
+    compiled: bool = False
+    keep: int = 2
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        for name in ("save_minutes", "sheet_minutes", "log_every", "accumulate", "keep"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+
+class Every:
+    """Answers yes once every so many minutes."""
+
+    def __init__(self, minutes: float):
+        self.seconds, self.last = 60 * minutes, time.monotonic()
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        due = now - self.last >= self.seconds
+        self.last = now if due else self.last
+        return due
+
+
+def check_shares(total: int, ranks: int, accumulate: int) -> None:
+    if total % (ranks * accumulate):
+        fits = [n for n in range(1, total + 1) if total % n == 0]
+        raise ValueError(
+            f"a batch of {total} (clips and image_packs) cannot be shared equally by {ranks} "
+            f"processes in {accumulate} parts each: their product must be one of {fits}"
+        )
+
+
+@contextmanager
+def noting_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM came, to be asked between steps: half a step would spoil the
+    resume. A second one interrupts at once.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def note(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def rate_at(step: int, train: TrainSpec) -> float:
+    """Linear warm-up, constant, linear cool-down to 0 over the last `cooldown` steps."""
+    up = min(1.0, (step + 1) / max(1, train.warmup))
+    down = min(1.0, (train.steps - step) / max(1, train.cooldown))
+    return min(up, down)
+
+
+def with_steps(spec: StageSpec, steps: int | None) -> StageSpec:
+    """The stage with another length of schedule, whose cool-down shrinks with it."""
+    if steps is None:
+        return spec
+    cooldown = min(spec.train.cooldown, steps // 4)
+    return replace(spec, train=replace(spec.train, steps=steps, cooldown=cooldown))

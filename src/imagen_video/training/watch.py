@@ -1,0 +1,149 @@
+"""What is seen of a run: losses by noise level and kind, speed, memory; JSONL and TensorBoard."""
+
+import json
+import math
+import resource
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from imagen_video.data.mix import Batch
+from imagen_video.diffusion.objective import Loss
+from imagen_video.distributed import Ranks
+from imagen_video.files import replacing
+
+# Bounds of log-SNR between which losses are told apart.
+LEVELS = (-8.0, -4.0, 0.0, 4.0)
+# A training step costs three forward passes: one forward, and two products a weight backwards.
+FORWARDS = 3
+
+
+class Watch:
+    """Sums over the steps since the last line of the log, on every process."""
+
+    def __init__(self, ranks: Ranks, *, flops_per_row: int, peak_flops: float):
+        self.ranks, self.flops_per_row, self.peak = ranks, flops_per_row, peak_flops
+        self.slowed = self.waited = self.rows = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._rows: list[Tensor] = []
+        self._start, self.waited, self.rows = time.monotonic(), 0.0, 0
+
+    def waiting(self, seconds: float) -> None:
+        """Time spent waiting for data."""
+        self.waited += seconds
+
+    def saw(self, loss: Loss, batch: Batch) -> None:
+        """One part of a batch; nothing is brought to the CPU before the next line."""
+        kind = batch.is_video.to(loss.per_clip.device)
+        self._rows.append(torch.stack([loss.per_clip.detach(), loss.logsnr, kind.float()]))
+        self.slowed += batch.slowed
+        self.rows += len(kind)
+
+    def facts(self) -> dict[str, Any]:
+        """Means over every process since the last call, which all of them make together."""
+        loss, logsnr, video = torch.cat(self._rows, 1).double().cpu()
+        level = torch.bucketize(logsnr.float(), torch.tensor(LEVELS))
+        groups = [torch.ones_like(video), video, 1 - video]
+        groups += [(level == i).double() for i in range(len(LEVELS) + 1)]
+        own = [value for group in groups for value in ((group * loss).sum(), group.sum())]
+        seconds = time.monotonic() - self._start
+        sums = self.ranks.total(torch.stack([*own, torch.tensor(float(self.slowed))])).tolist()
+        means = [s / n if n else None for s, n in zip(sums[:-1:2], sums[1:-1:2], strict=True)]
+        speed = sums[1] / seconds
+        found = {
+            "loss": means[0],
+            "loss_video": means[1],
+            "loss_image": means[2],
+            "loss_by_logsnr": dict(zip(_names(), means[3:], strict=True)),
+            "clips_per_second": speed,
+            "flops_share": FORWARDS * self.flops_per_row * speed / (self.peak * self.ranks.ranks),
+            "data_wait": self.waited / seconds,
+            "memory_bytes": _memory(self.ranks.device),
+            "slowed_clips": int(sums[-1]),
+        }
+        self._clear()
+        return {name: _short(value) for name, value in found.items()}
+
+
+def _names() -> list[str]:
+    bounds = ["", *(f"{level:g}" for level in LEVELS), ""]
+    return [f"{a}..{b}" for a, b in pairwise(bounds)]
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _short(inner) for name, inner in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _memory(device: torch.device) -> int:
+    """The most that the device, or this process, has held so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Log:
+    """log.jsonl always, and TensorBoard's files beside it if asked for."""
+
+    def __init__(self, folder: Path, *, step: int, tensorboard: bool):
+        self.path = folder / "log.jsonl"
+        self._cut(step)
+        self._board = _board(folder / "tensorboard", step) if tensorboard else None
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """One line; `facts` has a step."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps(facts) + "\n")
+        if self._board is not None:
+            for name, value in _flat(facts):
+                self._board.add_scalar(name, value, facts["step"])
+            self._board.flush()
+
+    def show(self, step: int, sheet: Path) -> None:
+        """A sample sheet, and where it and its video lie."""
+        if self._board is not None:
+            self._board.add_image("sheet", _picture(sheet), step)
+            self._board.add_text("samples", str(sheet.with_suffix(".mp4")), step)
+            self._board.flush()
+
+    def _cut(self, step: int) -> None:
+        """Leave out what a killed run did after its last checkpoint: it is done again."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["step"] <= step]
+        if kept != lines:
+            with replacing(self.path) as new:
+                new.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _board(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs tensorboard: pip install tensorboard") from error
+    return SummaryWriter(str(folder), purge_step=step)
+
+
+def _picture(path: Path) -> Any:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image).transpose(2, 0, 1)
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    flat = []
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            flat += _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            flat.append((prefix + name, value))
+    return flat

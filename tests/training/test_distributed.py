@@ -1,0 +1,114 @@
+"""Many processes train as one: the same losses and averages, resumed on any number of them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from imagen_video.training.checkpoint import latest
+
+# A batch of four rows, of clips and images, so that it can be shared by one, two or four.
+JOB = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from imagen_video import presets
+from imagen_video.cli import main
+from imagen_video.training import job, run
+
+torch.set_num_threads(1)
+out, steps, stop, shards = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+cascade = presets.tiny()
+base = cascade.stages[0]
+base = replace(base, train=replace(base.train, clips=2, image_packs=2, warmup=4))
+cascade = replace(cascade, stages=(base, *cascade.stages[1:]))
+presets.find = lambda name: cascade
+if stop:  # a run that ends early, as one that is killed does
+    step = job.Trainer._step
+
+    def stopping(trainer, batch, watch):
+        if trainer.step == stop:
+            trainer.saver.finish()
+            trainer.ranks.wait()
+            sys.exit(0)
+        return step(trainer, batch, watch)
+
+    job.Trainer._step = stopping
+run.RunSpec.__dataclass_fields__["log_every"].default = 1
+run.RunSpec.__init__.__kwdefaults__["log_every"] = 1
+sys.argv = ["imagen-video", "train", "--out", str(out), "--stage", "base", "--steps", str(steps),
+            "--precision", "fp32", "--shards", str(shards), "--save-minutes", "0.02",
+            "--sheet-minutes", "60", "--workers", "0", *sys.argv[5:]]
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("job") / "job.py"
+    path.write_text(JOB)
+    return path
+
+
+def command(script: Path, out: Path, *, ranks: int, steps: int = 20, stop: int = 0, shards=None):
+    arguments = [str(out), str(steps), str(stop), str(shards or ranks)]
+    if ranks == 1:
+        return [sys.executable, str(script), *arguments]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc-per-node={ranks}", str(script), *arguments]
+
+
+def train(script: Path, out: Path, **options) -> list[float]:
+    """Run to the end; the loss of every step that its log has."""
+    done = subprocess.run(
+        command(script, out, **options), capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return losses(out)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "JAXTYPING_DISABLE": "1"}
+
+
+def losses(out: Path) -> list[float]:
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def alone(script, tmp_path_factory) -> tuple[list[float], Path]:
+    out = tmp_path_factory.mktemp("alone")
+    return train(script, out, ranks=1), out
+
+
+def close(a: Path, b: Path) -> None:
+    """The averaged weights that two runs ended with agree."""
+    first, second = (load_file(path / "model.safetensors") for path in (a, b))
+    for name, weight in first.items():
+        assert torch.allclose(weight.float(), second[name].float(), atol=1e-2, rtol=1e-2), name
+
+
+@pytest.mark.parametrize("shards", [2, 1], ids=["sharded", "data parallel"])
+def test_two_processes_train_as_one(script, alone, tmp_path, shards):
+    found = train(script, tmp_path, ranks=2, shards=shards)
+    assert len(found) == 20
+    assert found == pytest.approx(alone[0], abs=1e-4)
+    close(tmp_path, alone[1])
+
+
+def test_two_then_four_then_one_process_go_on_as_one(script, alone, tmp_path):
+    train(script, tmp_path, ranks=2, stop=6)
+    train(script, tmp_path, ranks=4, stop=13, shards=2)
+    assert len(list(latest(tmp_path).glob("*.safetensors"))) == 4
+    found = train(script, tmp_path, ranks=1)
+    assert found == pytest.approx(alone[0], abs=1e-4)
+    close(tmp_path, alone[1])
