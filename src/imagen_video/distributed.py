@@ -4,6 +4,7 @@ The network knows nothing of it. Everything works the same in one process withou
 """
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ def started(device: str = "cpu", *, shards: int = 1) -> Iterator[Ranks]:
     parallelism, all processes FSDP, between them hybrid sharding. ValueError if the number of
     processes is no multiple of it; Lost when another process is gone.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks % shards:
         raise ValueError(f"{ranks} processes cannot hold a network in {shards} shards each")
@@ -84,22 +87,34 @@ def started(device: str = "cpu", *, shards: int = 1) -> Iterator[Ranks]:
     # unfold() returns a view and nobody writes into it.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     torch.distributed.init_process_group(backend, timeout=PATIENCE)
-    try:
+    with telling_lost():
         yield Ranks(
             rank=torch.distributed.get_rank(),
             ranks=ranks,
             device=torch.device(place),
-            mesh=torch.distributed.init_device_mesh(
+            mesh=init_device_mesh(
                 kind, (ranks // shards, shards), mesh_dim_names=("replicate", "shard")
             ),
             talk=torch.distributed.new_group(backend="gloo", timeout=PATIENCE),
             saving=torch.distributed.new_group(backend="gloo", timeout=PATIENCE),
         )
-    except RuntimeError as error:
-        if "gloo" in str(error) or "NCCL" in str(error) or "store" in str(error).lower():
-            raise Lost(str(error).splitlines()[0]) from error
-        raise
     torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def telling_lost() -> Iterator[None]:
+    """Turn the many errors of a collective whose other end is gone into one, Lost."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, Lost) or not re.search("gloo|NCCL|TCPStore|peer", text):
+            raise
+        reason = text.strip().splitlines()[0]
+        raise Lost(
+            f"another process of this run is gone ({reason}); nothing saved is lost: the same "
+            "command goes on from the last checkpoint"
+        ) from error
 
 
 def spread(unet: nn.Module, ranks: Ranks, *, parts: list[nn.Module], bf16: bool) -> None:

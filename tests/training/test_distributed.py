@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from imagen_video.training.checkpoint import latest
+from imagen_video.training.checkpoint import facts_of, latest
 
 # A batch of four rows, of clips and images, so that it can be shared by one, two or four.
 JOB = """
@@ -82,6 +84,45 @@ def environment() -> dict[str, str]:
 def losses(out: Path) -> list[float]:
     lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def begin(script: Path, out: Path) -> tuple[subprocess.Popen, list[int]]:
+    """A long run of two processes that has saved something, and the two."""
+    run = subprocess.Popen(
+        command(script, out, ranks=2, steps=10**5),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    while latest(out) is None:
+        assert run.poll() is None
+        time.sleep(0.1)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    return run, [int(pid) for pid in children if b"-u\0" in command_line(pid)]
+
+
+def command_line(pid: str) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_killed_process_ends_the_job_and_spoils_no_checkpoint(script, tmp_path, which):
+    run, processes = begin(script, tmp_path)
+    os.kill(processes[which], signal.SIGKILL)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert "imagen-video: another process of this run is gone" in said
+    before = facts_of(latest(tmp_path))["step"]
+    train(script, tmp_path, ranks=1, steps=10**5, stop=before + 2)
+    assert len(losses(tmp_path)) == before + 2
+
+
+def test_sigterm_to_one_process_saves_and_ends_all_well(script, tmp_path):
+    run, processes = begin(script, tmp_path)
+    os.kill(processes[1], signal.SIGTERM)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    assert facts_of(latest(tmp_path))["step"] == len(losses(tmp_path))
 
 
 @pytest.fixture(scope="module")

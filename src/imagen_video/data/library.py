@@ -52,7 +52,7 @@ class BadSamples:
 
     def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
         """Count a sample of a source that has `of` of them, once."""
-        line = {"source": source, "path": name, "reason": str(error)}
+        line: dict[str, str | bool] = {"source": source, "path": name, "reason": str(error)}
         line["broken"] = not isinstance(error, Unfit)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:

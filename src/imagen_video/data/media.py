@@ -227,7 +227,7 @@ def read_image(media: Media) -> UInt8[Tensor, "3 h w"]:
     from PIL import Image, ImageOps
 
     try:
-        with media.open() as file, Image.open(file) as image:
+        with media.open() as file, Image.open(file) as image:  # pyright: ignore
             pixels = _rgb(ImageOps.exif_transpose(image))
     except OSError as error:
         raise ValueError(f"cannot read {str(media)!r} as an image: {error}") from error

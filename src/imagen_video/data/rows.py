@@ -51,8 +51,8 @@ class Rows(Sequence[Row]):
 
     def __getitem__(self, index: int) -> Row:  # pyright: ignore[reportIncompatibleMethodOverride]
         facts = json.loads(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
-        numbers = {name: float(facts.pop(name)) for name in NUMBERS if name in facts}
-        return Row(Media(*facts.pop("media")), **facts, **numbers)
+        facts |= {name: float(facts[name]) for name in NUMBERS if name in facts}
+        return Row(Media(*facts.pop("media")), **facts)
 
 
 def kind_of(name: str) -> Literal["video", "image"] | None:

@@ -13,9 +13,13 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from imagen_video.distributed import Ranks
 from imagen_video.training.ema import EMA
@@ -71,7 +75,7 @@ class Saver:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
         self.ranks.wait()
-        writing = dcp.async_save(
+        writing = async_save(
             tensors,
             storage_writer=HuggingFaceStorageWriter(str(part), save_distributed=True),
             process_group=self.ranks.saving,
@@ -134,7 +138,7 @@ def load(checkpoint: Path, unet: nn.Module, ema: EMA, optimizer: torch.optim.Opt
         raise ValueError(
             f"{checkpoint} is of another network or optimizer: use another --out folder"
         )
-    dcp.load(tensors, storage_reader=reader)
+    load_tensors(tensors, storage_reader=reader)
 
 
 def prime(optimizer: torch.optim.Optimizer) -> None:

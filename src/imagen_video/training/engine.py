@@ -46,7 +46,7 @@ def make_optimizer(train: TrainSpec, unet: nn.Module) -> torch.optim.Optimizer:
         if weights[0].device.type != "cuda":
             raise ValueError("adamw8bit runs on GPUs only: use adamw, or --device cuda")
         try:
-            from torchao.optim import AdamW8bit
+            from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError("adamw8bit needs torchao: pip install torchao") from error
         return AdamW8bit(weights, lr=rate, betas=(0.9, 0.99), weight_decay=decay)

@@ -1,6 +1,7 @@
 """What a run does around its steps: its options, its clocks, its schedule, how it is stopped."""
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from imagen_video.distributed import Lost
 from imagen_video.spec import StageSpec, TrainSpec
 
 
@@ -79,8 +81,10 @@ def noting_interrupt() -> Iterator[Callable[[], bool]]:
     try:
         yield asked.is_set
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # When one process is lost torchrun ends the others: their last words come first.
+        if not isinstance(sys.exception(), Lost):
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def rate_at(step: int, train: TrainSpec) -> float:

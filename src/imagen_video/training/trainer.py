@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from imagen_video.data.mix import Batch, Mix, batches
 from imagen_video.diffusion.objective import Draws, Loss, Objective
-from imagen_video.distributed import Ranks, gathered, synchronise
+from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost
 from imagen_video.info import flops_per_call, matrix_rate
 from imagen_video.spec import StageSpec, TrainSpec
 from imagen_video.spec_json import from_json, to_json
@@ -107,7 +107,7 @@ class Trainer:
             total=self.train.steps, initial=self.step, unit="step", disable=None if first else True
         )
         watch, stops = self._watch(), False
-        with noting_interrupt() as interrupted:
+        with noting_interrupt() as interrupted, telling_lost():
             for batch in _timed(
                 batches(self.data.mix, start=self.step, workers=run.workers), watch
             ):
