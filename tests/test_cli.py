@@ -147,11 +147,11 @@ absent = ("transformers", "tokenizers", "resvg_py", "PIL", "av", "tyro", "jaxtyp
 sys.modules.update(dict.fromkeys(absent))
 from pathlib import Path
 from imagen_video import presets
-from imagen_video.training.job import train_on_stickers
-from imagen_video.training.trainer import RunSpec
+from imagen_video.training.job import JobSpec, train_stage
+from imagen_video.training.run import RunSpec
 steps, out, captions = sys.argv[1:]
-run = RunSpec(captions=Path(captions))
-train_on_stickers(presets.tiny(), "base", Path(out), run, steps=int(steps))
+job = JobSpec(stage="base", out=Path(out), steps=int(steps))
+train_stage(presets.tiny(), job, RunSpec(captions=Path(captions)))
 """
 
 

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,12 +14,14 @@ import torch
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from imagen_video.data.clips import Crop, Example
+from imagen_video import presets
+from imagen_video.data.check import check
+from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.library import BadSamples, MediaSource, TooManyBad
 from imagen_video.data.order import Shuffled, permuted
 from imagen_video.data.rows import Rows, of_folder, of_manifest
-from imagen_video.data.sources import Mixture, open_source
-from imagen_video.data.tars import expanded, of_tar, write_index
+from imagen_video.data.sources import Mixture, open_source, rows_of
+from imagen_video.data.tars import expanded, of_tar, pack, write_index
 from imagen_video.video import VideoFormat, VideoWriter
 
 FORMAT = VideoFormat(4, 8, 12, 6.0)
@@ -164,6 +167,11 @@ def test_known_sizes_and_rates_save_opening_files(tmp_path, bad):
     assert not any(line["broken"] for line in lines) and len(lines) == 2
 
 
+def bytes_of(row) -> bytes:
+    with row.media.open() as file:
+        return file.read()
+
+
 def write_tar(path, folder, names):
     with tarfile.open(path, "w") as tar:
         for name in names:
@@ -192,7 +200,7 @@ def test_tars_are_read_by_index(folder, bad, tmp_path, monkeypatch):
     theirs = [sample for i in range(2) for sample in read_by_webdataset(tmp_path / f"a-{i}.tar")]
     assert [row.media.member for row in rows][:2] == ["deep/videos-0.mp4", "deep/0.png"]
     contents = [s.get("mp4", s.get("png", s.get("jpg"))) for s in theirs]
-    assert [row.media.open().read() for row in rows] == [c for c in contents if c]
+    assert [bytes_of(row) for row in rows] == [c for c in contents if c]
     mixed = open_source([str(tmp_path / "a-{0..1}.tar")], seed=0, bad=bad)
     assert {mixed.clip(i, FORMAT, WHOLE).caption for i in range(2)} == {"video 40", "video 80"}
     write_index(tmp_path / "a-0.tar")
@@ -209,7 +217,7 @@ def test_tars_are_fetched_once_from_any_url(folder, tmp_path, monkeypatch):
     rows = Rows([of_tar("memory://bucket/a.tar")])
     assert rows[0].text == "image 120" and rows[0].media.path == "memory://bucket/a.tar"
     far.rm("/bucket/a.tar")
-    assert Image.open(rows[0].media.open()).size == (24, 16)
+    assert bytes_of(rows[0]) == (folder / "0.png").read_bytes()
     with pytest.raises(ValueError, match=r"cannot fetch 'memory://bucket/b\.tar'"):
         Rows([of_tar("memory://bucket/b.tar")])
 
@@ -306,11 +314,28 @@ def test_sources_take_turns_by_weight(folder, bad):
 
         image = clip
 
+        def position(self, clips, stills):
+            return {str(id(self)): Position(clips, stills)}
+
     few, many = Numbers(), Numbers()
     both = Mixture([(few, 0.1), (many, 0.9)], seed=0)
     for i in range(3000):
         both.clip(i, FORMAT, WHOLE)
     assert few.asked == list(range(300)) and many.asked == list(range(2700))
+    assert both.position(1234, 0)[str(id(few))].clips == few_of(both, 1234)
+
+
+def few_of(mixture, count):
+    """How many of the first clips come from the first source, counted."""
+    return sum(mixture._clips[i][0] is mixture._clips.sources[0] for i in range(count))
+
+
+def test_a_position_says_how_far_every_source_is(folder, bad):
+    mixed = open_source([str(folder), "stickers"], seed=0, bad=bad)
+    position = mixed.position(2000, 100)
+    assert position["stickers"].clips == position[str(folder)].clips == 1000
+    assert position[str(folder)].clip_epoch == 1000 // 3
+    assert position["stickers"].stills + position[str(folder)].stills == 100
 
 
 @pytest.mark.parametrize(
@@ -330,3 +355,34 @@ def test_names_of_sources_are_checked(tmp_path, bad, names, error):
     names = [name.replace("{empty}", str(tmp_path / "empty")) for name in names]
     with pytest.raises(ValueError, match=error):
         open_source(names, seed=0, bad=bad)
+
+
+def test_packed_tars_hold_what_was_packed(folder, tmp_path, monkeypatch, bad):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    (folder / "4.txt").unlink()
+    rows = Rows([of_folder(folder)])
+    left_out = pack(rows, tmp_path / "tars", bytes_a_tar=4000)
+    assert [(row.media.path.rpartition("/")[2], why) for row, why in left_out] == [
+        ("4.png", "no caption")
+    ]
+    tars = sorted((tmp_path / "tars").glob("*.tar"))
+    assert len(tars) > 2
+    packed = list(rows_of(str(tmp_path / "tars")))
+    assert [row.text for row in packed] == [row.text for row in rows if row.text]
+    kept = [bytes_of(row) for row in rows if row.text]
+    assert [bytes_of(row) for row in packed] == kept
+    theirs = [sample for tar in tars for sample in read_by_webdataset(tar)]
+    assert [s.get("mp4", s.get("png")) for s in theirs] == kept
+
+
+def test_a_check_says_what_there_is(folder, tmp_path):
+    (folder / "videos" / "1.mp4").write_bytes(b"no video")
+    write_video(folder / "videos" / "2.mp4", 80, frames=1)
+    stage = replace(presets.tiny().stages[0], output=FORMAT)
+    lines = "\n".join(check([str(folder)], stage, tmp_path / "out"))
+    assert "8 samples; usable 1 videos and 5 images; unfit 1; broken 1" in lines
+    assert "seconds: 1.333 to 1.333" in lines and "height: 16" in lines
+    assert "words a caption: 2 to 2" in lines and "better-profanity" in lines
+    with Image.open(tmp_path / "out" / "sheet-0.png") as sheet:
+        assert sheet.size[0] > 200
+    assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 2

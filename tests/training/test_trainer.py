@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from imagen_video import presets
-from imagen_video.data.clips import Crop, Example
+from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.mix import Mix
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.objective import Draws, Objective
@@ -101,6 +101,9 @@ class Still:
     def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         still = replace(crop, frame=0, frames=1)
         return self.clip(index, replace(format, frames=1), still)
+
+    def position(self, clips: int, stills: int) -> dict[str, Position]:
+        return {}
 
 
 MINI = [stage for stage in presets.mini().stages if stage.unet.patch > 1]

@@ -30,6 +30,17 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class Position:
+    """How many clips and stills a source has given, and the epochs that they are in (None: the
+    source is endless)."""
+
+    clips: int
+    stills: int
+    clip_epoch: int | None = None
+    still_epoch: int | None = None
+
+
+@dataclass(frozen=True)
 class Example:
     """Frames and what they show: one caption, and the facts behind it where they are known."""
 
@@ -53,4 +64,8 @@ class Source(Protocol):
 
     def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         """A still of one frame, cropped; the crop's frame and frames are ignored."""
+        ...
+
+    def position(self, clips: int, stills: int) -> dict[str, "Position"]:
+        """Where every source stands by name, once so many clips and stills were given."""
         ...

@@ -10,7 +10,7 @@ from zlib import crc32
 
 import numpy as np
 
-from imagen_video.data.clips import Crop, Example
+from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.media import (
     Place,
     Unfit,
@@ -118,6 +118,10 @@ class MediaSource:
         still = Crop(0, crop.top, crop.left, 1, crop.height, crop.width)
         return self._first_usable(self._stills, index, format, still)
 
+    def position(self, clips: int, stills: int) -> dict[str, Position]:
+        clip_epoch = clips // self._videos.count if self._videos.count else None
+        return {self.name: Position(clips, stills, clip_epoch, stills // self._stills.count)}
+
     def _first_usable(
         self, turns: "_Shuffle", index: int, format: VideoFormat, crop: Crop
     ) -> Example:
@@ -126,7 +130,7 @@ class MediaSource:
         for attempt in range(ATTEMPTS):
             row = self.rows[turns[index] if attempt == 0 else turns.other(index, attempt)]
             try:
-                return _example(row, format, crop, self._place(index, attempt))
+                return example_of(row, format, crop, self._place(index, attempt))
             except (ValueError, OSError, EOFError) as error:
                 reason = error if isinstance(error, ValueError) else ValueError(str(error))
                 self.bad.add(self.name, str(row.media), reason, of=len(self.rows))
@@ -155,7 +159,7 @@ class _Shuffle:
         return int(self.which[mixed(self.seed, position, attempt) % self.count])
 
 
-def _example(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
+def example_of(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
     """What a row shows; ValueError if it cannot be used."""
     if not isinstance(row.text, str) or not row.text.strip():
         raise ValueError(f"{str(row.media)!r} has no caption")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imagen_video.data.clips import Crop, Source
+from imagen_video.data.clips import Crop, Position, Source
 from imagen_video.data.order import fraction
 from imagen_video.shapes import Bool, Int, UInt8
 from imagen_video.spec import StageSpec
@@ -86,6 +86,13 @@ class Mix(Dataset):
         is_video = torch.tensor([row < train.clips for row in self.rows])
         video = torch.stack(videos)
         return Batch(video, tuple(captions), is_video, index, self.rows, self.total, slowed)
+
+    def position(self, step: int) -> dict[str, Position]:
+        """Where every source stands before batch `step`."""
+        train = self.stage.train
+        shown = train.frames or self.stage.output.frames
+        frames = len(range(0, shown, train.stride))
+        return self.source.position(step * train.clips, step * train.image_packs * frames)
 
     def _pack(self, step: int, row: int, frames: int) -> tuple[Tensor, tuple[str, ...]]:
         """Independent images in a sequence of the clip's length, with a caption each."""

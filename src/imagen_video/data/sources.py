@@ -1,10 +1,10 @@
 """Where training data comes from: names on the command line -> one source, mixed by weight."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from imagen_video.data.clips import Crop, Example, Source
+from imagen_video.data.clips import Crop, Example, Position, Source
 from imagen_video.data.library import BadSamples, MediaSource, Part
 from imagen_video.data.order import fraction
 from imagen_video.data.rows import TABLES, Rows, of_folder, of_manifest
@@ -38,9 +38,8 @@ def open_source(
         if name == "stickers":
             parts.append((StickerSource(seed, part=part), weight))
             continue
-        media = MediaSource(
-            name, Rows(_blocks(name)), seed=seed, bad=bad, cropping=cropping, part=part
-        )
+        rows = rows_of(name)
+        media = MediaSource(name, rows, seed=seed, bad=bad, cropping=cropping, part=part)
         parts.append((media, weight))
     return parts[0][0] if len(parts) == 1 else Mixture(parts, seed=seed)
 
@@ -56,7 +55,12 @@ def _weighed(name: str) -> tuple[str, float]:
     return (before, weight) if sign else (name, weight)
 
 
-def _blocks(name: str):
+def rows_of(name: str) -> Rows:
+    """What a folder, a manifest or tars hold; ValueError if the name is nothing of these."""
+    return Rows(_blocks(name))
+
+
+def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:
     """The rows of a name, those of every tar apart."""
     path = Path(name)
     if ".tar" in Path(name).suffixes or "://" in name:
@@ -97,6 +101,17 @@ class Mixture:
         source, position = self._stills[index]
         return source.image(position, format, crop)
 
+    def position(self, clips: int, stills: int) -> dict[str, Position]:
+        given = self._clips.given(clips) if self._clips else {}
+        shown = self._stills.given(stills)
+        return {
+            name: position
+            for source in dict.fromkeys([*given, *shown])
+            for name, position in source.position(
+                given.get(source, 0), shown.get(source, 0)
+            ).items()
+        }
+
 
 class _Turns:
     """Endless positions -> a source and a position in it."""
@@ -118,3 +133,11 @@ class _Turns:
         rounds, turn = divmod(index, len(self.who))
         i = self.who[turn]
         return self.sources[i], rounds * self.counts[i] + self.before[turn]
+
+    def given(self, count: int) -> dict[Source, int]:
+        """How many of the first `count` turns were each source's."""
+        rounds, rest = divmod(count, len(self.who))
+        return {
+            source: rounds * self.counts[i] + self.who[:rest].count(i)
+            for i, source in enumerate(self.sources)
+        }

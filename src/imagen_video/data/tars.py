@@ -8,10 +8,13 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
+from io import BytesIO
+from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from imagen_video.data.rows import NUMBERS, kind_of
+from imagen_video.data.rows import NUMBERS, Row, Rows, kind_of
 from imagen_video.files import cache_root, fetched, replacing
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -137,3 +140,47 @@ def _facts(content: bytes) -> dict[str, Any]:
     texts = [given[name] for name in CAPTIONS if isinstance(given.get(name), str)]
     numbers = {n: given[n] for n in NUMBERS if isinstance(given.get(n), int | float)}
     return {**({"text": texts[0]} if texts else {}), **numbers}
+
+
+def pack(rows: Rows, out: Path, *, bytes_a_tar: int) -> list[tuple[Row, str]]:
+    """Write what rows show into tars 000000.tar ... with their indexes; returns what was left out,
+    with reasons: a file that is not there, or has no caption.
+
+    Files are copied as they are, with their captions and the parts of them to use.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    left_out: list[tuple[Row, str]] = []
+    members = _packed(rows, left_out)
+    member = next(members, None)
+    for number in count():
+        if member is None:
+            return left_out
+        with replacing(out / f"{number:06d}.tar") as path, tarfile.open(path, "w") as tar:
+            while member is not None and tar.offset < bytes_a_tar:
+                for name, content in member:
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    tar.addfile(info, BytesIO(content))
+                member = next(members, None)
+        write_index(out / f"{number:06d}.tar")
+    raise AssertionError("count() does not end")
+
+
+def _packed(rows: Rows, left_out: list[tuple[Row, str]]) -> Iterator[list[tuple[str, bytes]]]:
+    """The members of one sample after the other."""
+    for number, row in enumerate(rows):
+        try:
+            with row.media.open() as file:
+                content = file.read()
+            if not isinstance(row.text, str) or not row.text.strip():
+                raise ValueError("no caption")
+        except (OSError, ValueError) as error:
+            left_out.append((row, str(error)))
+            continue
+        facts: dict[str, Any] = {"text": row.text}
+        facts |= {n: getattr(row, n) for n in NUMBERS if getattr(row, n) not in (None, inf)}
+        suffix = Path(row.media.member or row.media.path).suffix.lower()
+        yield [
+            (f"{number:09d}{suffix}", content),
+            (f"{number:09d}.json", json.dumps(facts, ensure_ascii=False).encode()),
+        ]

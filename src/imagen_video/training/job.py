@@ -1,5 +1,6 @@
 """One stage trained, from a preset and the names of data to a folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ import torch
 from imagen_video.data.clips import Source
 from imagen_video.data.library import BadSamples, Part
 from imagen_video.data.mix import Mix
-from imagen_video.data.sources import open_source
+from imagen_video.data.sources import open_source, rows_of
 from imagen_video.data.stickers import prerender
 from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.data.stickers.source import StickerSource
@@ -129,3 +130,16 @@ def carry_along(cascade: CascadeSpec, name: str, out: Path, *, steps: int, seed:
     table = EmbeddingTable.build(load_encoder(cascade.text, dtype=torch.bfloat16), sorted(texts))
     table.save(out / "captions.safetensors")
     return out / "captions.safetensors"
+
+
+def embed_captions(
+    cascade: CascadeSpec, names: Sequence[str], out: Path, *, dtype: torch.dtype = torch.bfloat16
+) -> int:
+    """Encode every caption of folders, manifests or tars, and the empty one, into a file for
+    `RunSpec.captions`; returns how many different ones there are."""
+    texts = {""}
+    for name in names:
+        texts.update(row.text.strip() for row in rows_of(name) if isinstance(row.text, str))
+    table = EmbeddingTable.build(load_encoder(cascade.text, dtype=dtype), sorted(texts))
+    table.save(out)
+    return len(texts)

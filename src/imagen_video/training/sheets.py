@@ -1,8 +1,8 @@
 """Sample sheets: what a stage makes right now, as a PNG. A loss curve is no proof of a video."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -63,7 +63,7 @@ class SheetDrawer:
         scale = max(1, 120 // rows[0].shape[-2])
         path = self.folder / f"step-{self.step():06d}.png"
         write_png(path, contact_sheet(rows, columns=COLUMNS, scale=scale))
-        if find_spec("av") is not None:  # not on a bare training machine
+        with suppress(ImportError):  # PyAV, on a bare training machine
             _film(path.with_suffix(".mp4"), rows, scale=scale, fps=self.spec.output.fps)
         return path
 

@@ -4,7 +4,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -103,9 +103,7 @@ class Trainer:
         run, first = self.run_spec, self.ranks.first
         time_to_save, time_to_draw = Every(run.save_minutes), Every(run.sheet_minutes)
         out_of_time = Every(math.inf if run.minutes is None else run.minutes)
-        progress = tqdm(
-            total=self.train.steps, initial=self.step, unit="step", disable=None if first else True
-        )
+        progress = tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not first)
         watch, stops = self._watch(), False
         with noting_interrupt() as interrupted, telling_lost():
             for batch in _timed(
@@ -271,6 +269,8 @@ class Trainer:
         spec = to_json(self.stage.spec)
         facts = {"step": self.step, "seed": self.run_spec.seed, "spec": spec}
         facts |= {"guard": self.guard.state(), "validation": validation}
+        position = self.data.mix.position(self.step)
+        facts["data"] = {name: asdict(where) for name, where in position.items()}
         tensors = checkpoint.tensors_of(self.stage.unet, self.ema, self.optimizer)
         self.saver.save(tensors, facts)
         self._saved = self.step

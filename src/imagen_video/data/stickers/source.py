@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Literal
 
-from imagen_video.data.clips import Crop, Example
+from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.stickers import Scene, StickerWorld, render
 from imagen_video.video import VideoFormat
 
@@ -24,6 +24,9 @@ class StickerSource:
         scene = self.world.image(index)
         still = Crop(0, crop.top, crop.left, 1, crop.height, crop.width)
         return Example(render(scene, format, crop=still), scene.caption, _facts(scene))
+
+    def position(self, clips: int, stills: int) -> dict[str, Position]:
+        return {"stickers": Position(clips, stills)}
 
 
 def _facts(scene: Scene) -> dict[str, str]:

