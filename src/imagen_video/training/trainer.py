@@ -104,7 +104,7 @@ class Trainer:
         time_to_save, time_to_draw = Every(run.save_minutes), Every(run.sheet_minutes)
         out_of_time = Every(math.inf if run.minutes is None else run.minutes)
         progress = tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not first)
-        watch, stops = self._watch(), False
+        watch, due = self._watch(), False
         with noting_interrupt() as interrupted, telling_lost():
             for batch in _timed(
                 batches(self.data.mix, start=self.step, workers=run.workers), watch
@@ -119,14 +119,16 @@ class Trainer:
                     interrupted() or (first and out_of_time()),
                 )
                 self.saver.poll()
-                if saves:
+                due = due or saves
+                if due and not self.guard.in_a_row:  # what is being spoiled is not kept
                     self.save()
+                    due = False
                 if draws:
                     self._draw(draw_sheet)
                 if stops:
                     break
             progress.close()
-            if self._saved != self.step:
+            if self._saved != self.step and not self.guard.in_a_row:
                 self.save()
             self.saver.finish()
             hurry, draws = self.ranks.agreed(interrupted(), draw_sheet is not None)

@@ -145,5 +145,5 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, float]]:
         if isinstance(value, dict):
             flat += _flat(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
-            flat.append((prefix + name, value))
+            flat.append((prefix + name, float(value)))
     return flat

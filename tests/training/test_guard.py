@@ -1,0 +1,100 @@
+"""Steps that would spoil a network are skipped, undone, and seen."""
+
+import json
+import math
+
+import pytest
+import torch
+from test_trainer import Still, tiny_trainer  # pyright: ignore
+
+from imagen_video import presets
+from imagen_video.data.mix import Mix
+from imagen_video.diffusion.objective import Loss
+from imagen_video.distributed import Ranks
+from imagen_video.training import guard as guards
+from imagen_video.training.guard import Guard, Verdict
+from imagen_video.training.watch import Watch
+
+
+def test_only_the_usual_is_good():
+    guard = Guard()
+    assert guard.judge(1e9) is Verdict.GOOD  # nothing is unusual at first
+    for i in range(guards.USUAL):
+        assert guard.judge(1.0 + i % 3) is Verdict.GOOD
+    for norm in (math.nan, math.inf, 2 * guards.EXPLODED * 1.01):
+        assert guard.judge(norm) is Verdict.SKIP
+    assert guard.skipped == guard.in_a_row == 3
+    assert guard.judge(2 * guards.EXPLODED) is Verdict.GOOD
+    assert guard.in_a_row == 0
+    again = Guard()
+    again.restore(json.loads(json.dumps(guard.state())))
+    assert again.state() == guard.state()
+
+
+def test_many_bad_steps_in_a_row_ask_for_the_last_checkpoint():
+    guard = Guard()
+    verdicts = [guard.judge(math.nan) for _ in range(2 * guards.IN_A_ROW)]
+    rolls = [i for i, verdict in enumerate(verdicts) if verdict is Verdict.ROLL_BACK]
+    assert rolls == [guards.IN_A_ROW - 1, 2 * guards.IN_A_ROW - 1]
+
+
+def test_a_spoiled_network_goes_back_and_the_data_goes_on(tiny, tmp_path):
+    """From step 30 on the weights are not finite; twelve steps later they are those of step 24."""
+    steps: list[int] = []
+
+    class Spoiling(Still):
+        def clip(self, index, format, crop):
+            steps.append(index)
+            if len(steps) == 31:
+                next(trainer.stage.unet.parameters()).data.fill_(torch.nan)
+            return super().clip(index, format, crop)
+
+    trainer = tiny_trainer(tmp_path, tiny, steps=60, log_every=1, save_minutes=1e-6, keep=99)
+    spec = trainer.stage.spec
+    mix = Mix(Spoiling(), spec, seed=0, steps=60)
+    object.__setattr__(trainer.data, "mix", mix)
+    assert trainer.run() == 60
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    (back,) = [line for line in lines if "rolled_back_to" in line]
+    assert lines[-1]["step"] == 60
+    assert trainer.guard.skipped == guards.IN_A_ROW and trainer.guard.rollbacks == 1
+    assert all(torch.isfinite(weight).all() for weight in trainer.stage.unet.parameters())
+    assert back["step"] > int(back["rolled_back_to"].removeprefix("step-"))
+
+
+def test_a_watch_tells_kinds_and_noise_levels_apart():
+    watch = Watch(Ranks(), flops_per_row=10, peak_flops=1e3)
+    batch = Mix(Still(), presets.tiny().stages[0], seed=0, steps=1)[0]  # two clips, one pack
+    per_clip = torch.tensor([1.0, 2.0, 6.0])
+    logsnr = torch.tensor([-9.0, -1.0, 5.0])
+    assert batch.is_video.tolist() == [True, True, False]
+    watch.waiting(0.001)
+    watch.saw(Loss(per_clip.mean(), per_clip, logsnr), batch)
+    facts = watch.facts()
+    assert (facts["loss"], facts["loss_video"], facts["loss_image"]) == (3, 1.5, 6)
+    levels = {"..-8": 1, "-8..-4": None, "-4..0": 2, "0..4": None, "4..": 6}
+    assert facts["loss_by_logsnr"] == levels
+    assert 0 < facts["data_wait"] <= 1 and facts["memory_bytes"] > 2**20
+    assert facts["flops_share"] == pytest.approx(30 * facts["clips_per_second"] / 1e3, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # TensorBoard's own
+def test_tensorboard_has_curves_sheets_and_the_paths_of_samples(tiny, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from imagen_video.training.sheets import SheetDrawer, Shown
+
+    trainer = tiny_trainer(tmp_path, tiny, steps=4, log_every=2, tensorboard=True)
+    shown = Shown(prompts=("a square",))
+    drawer = SheetDrawer(
+        trainer.stage.spec, tiny.encoder, tmp_path / "sheets", shown, step=lambda: trainer.step
+    )
+    trainer.run(drawer)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [2, 4]
+    assert "loss_by_logsnr/-4..0" in events.Tags()["scalars"] or events.Tags()["images"]
+    assert [event.step for event in events.Images("sheet")] == [4]
+    (said,) = events.Tensors("samples/text_summary")
+    film = said.tensor_proto.string_val[0].decode()
+    assert film.endswith("step-000004.mp4") and (tmp_path / "sheets" / "step-000004.mp4").exists()
