@@ -13,8 +13,9 @@ from imagen_video.sampling import SampleSpec, _pad, override
 from imagen_video.spec import GuidanceSpec, TextSpec
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
-from imagen_video.training.job import train_on_stickers
-from imagen_video.training.trainer import RunSpec, initialise_from
+from imagen_video.training.engine import initialise_from
+from imagen_video.training.job import JobSpec, train_stage
+from imagen_video.training.run import RunSpec
 from imagen_video.video import read_video, resize, to_uint8
 
 PROMPT = "a cat moving left to right on a red background, 3D render"
@@ -220,7 +221,8 @@ def test_the_whole_tiny_cascade_with_a_t5(tmp_path, monkeypatch):
     cascade = Cascade(spec, [Stage(stage) for stage in spec.stages], load_encoder(text))
     base = replace(spec.stages[0], train=replace(spec.stages[0].train, steps=4, cooldown=1))
     taught = replace(spec, stages=(base, *spec.stages[1:]))
-    assert train_on_stickers(taught, "base", tmp_path / "base", RunSpec(workers=0)) == 4
+    job = JobSpec(stage="base", out=tmp_path / "base")
+    assert train_stage(taught, job, RunSpec(workers=0)) == 4
     initialise_from(cascade.stages[0], tmp_path / "base")
     cascade.save_pretrained(tmp_path / "model")
     sample = Cascade.from_pretrained(tmp_path / "model")("a small cat", seed=1)
