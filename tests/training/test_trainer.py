@@ -22,7 +22,7 @@ from imagen_video.diffusion.objective import Draws, Objective
 from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import latest
 from imagen_video.training.ema import EMA
-from imagen_video.training.engine import initialise_from
+from imagen_video.training.engine import initialise_from, make_optimizer
 from imagen_video.training.run import RunSpec, rate_at, with_steps
 from imagen_video.training.trainer import Data, Trainer
 from imagen_video.unet.inputs import Conditioning
@@ -292,3 +292,57 @@ def test_crops_of_a_clip_share_place_and_low_resolution_grid():
         assert torch.equal(batch.video, mix[step].video)
     assert all(crop.top % 2 == crop.left % 2 == 0 for crop in seen)
     assert len({(crop.top, crop.left) for crop in seen}) > 4
+
+
+def trained(folder: Path, tiny, **options) -> dict[str, torch.Tensor]:
+    trainer = tiny_trainer(folder, tiny, steps=4, precision="fp32", **options)
+    trainer.run()
+    return trainer.stage.unet.state_dict()
+
+
+@pytest.mark.parametrize("options", [{"accumulate": 3}, {"recompute": True}], ids=str)
+def test_ways_to_save_memory_change_no_weight(tiny, tmp_path, options):
+    plain, thrifty = trained(tmp_path / "a", tiny), trained(tmp_path / "b", tiny, **options)
+    assert all(torch.allclose(plain[name], thrifty[name], atol=1e-5) for name in plain)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"batch of 3 .* must be one of \[1, 3\]"):
+        tiny_trainer(tmp_path, tiny, accumulate=2)
+
+
+def test_adafactor_learns_and_goes_on_where_it_stopped(tiny, tmp_path):
+    def trainer(folder: Path, **options) -> Trainer:
+        base = presets.tiny().stages[0]
+        spec = replace(base, train=replace(base.train, steps=8, optimizer="adafactor"))
+        torch.manual_seed(0)
+        data = Data(Mix(Still(), spec, seed=0, steps=8), tiny.encoder)
+        return Trainer(Stage(spec), data, folder, RunSpec(workers=0, **options))
+
+    whole = trainer(tmp_path / "whole")
+    whole.run()
+    assert isinstance(whole.optimizer, torch.optim.Adafactor)
+    trainer(tmp_path / "parts", minutes=1e-6).run()
+    rest = trainer(tmp_path / "parts")
+    assert 0 < rest.step < 8
+    rest.run()
+    again, once = rest.stage.unet.state_dict(), whole.stage.unet.state_dict()
+    assert all(torch.equal(again[name], once[name]) for name in once)
+    with pytest.raises(ValueError, match="on GPUs only"):
+        make_optimizer(replace(whole.train, optimizer="adamw8bit"), whole.stage.unet)
+
+
+def test_checkpoints_kept_are_the_last_and_the_best(tiny, tmp_path):
+    spec = with_steps(presets.tiny().stages[0], 6)
+    mix = Mix(Still(), spec, seed=0, steps=6)
+    data = Data(mix, tiny.encoder, validation=Mix(Still(), spec, seed=1, steps=1))
+    run = RunSpec(workers=0, save_minutes=1e-6, keep=2)
+    torch.manual_seed(0)
+    trainer = Trainer(Stage(spec), data, tmp_path, run)
+    measured = iter([5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
+    real = trainer.validated()
+    assert real is not None and real == trainer.validated() > 0
+    trainer.validated = lambda: next(measured)
+    trainer.run()
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000002", "step-00000005", "step-00000006"]
