@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from imagen_video.spec import CascadeSpec
 
 T = TypeVar("T")
 
@@ -15,6 +18,7 @@ class Train:
     out: Path
     """Folder of checkpoints, weights, log and sample sheets."""
     stage: str
+    """A stage's name, or all: every stage as a job of its own, in a folder of its own."""
     preset: str = "mini"
     """mini, tiny, paper, or file.py:function."""
     data: tuple[str, ...] = ("stickers",)
@@ -32,7 +36,8 @@ class Train:
     max_bad: float = 0.05
     """The run ends when a larger share of a source cannot be read."""
     seed: int = 0
-    device: str = "cpu"
+    device: tuple[str, ...] = ("cpu",)
+    """cpu or cuda; for all stages the devices to train on side by side, such as cuda:0 cuda:1."""
     threads: int | None = None
     """CPU threads (default: PyTorch's)."""
     workers: int = 1
@@ -52,6 +57,8 @@ class Train:
     """Checkpoints to keep, besides the best."""
     tensorboard: bool = False
     """Write TensorBoard's files too."""
+    slurm: Path | None = None
+    """With --stage all: write a Slurm script there instead of training."""
 
 
 def run_train(options: Train) -> None:
@@ -61,13 +68,47 @@ def run_train(options: Train) -> None:
     from imagen_video.training.job import JobSpec, train_stage
     from imagen_video.training.run import RunSpec
 
+    cascade = presets.find(options.preset)
+    if options.stage == "all":
+        _train_all(options, cascade)
+        return
+    if options.slurm is not None:
+        raise ValueError("--slurm writes a script for --stage all")
+    if len(options.device) != 1:
+        raise ValueError(f"one stage trains on one kind of device, got {' '.join(options.device)}")
     if options.threads:
         torch.set_num_threads(options.threads)
-    job, run = _as(JobSpec, options), _as(RunSpec, options)
-    train_stage(presets.find(options.preset), job, run)
+    job = _as(JobSpec, options, device=options.device[0])
+    train_stage(cascade, job, _as(RunSpec, options))
 
 
-def _as(kind: type[T], options: object) -> T:
+def _train_all(options: Train, cascade: "CascadeSpec") -> None:
+    from imagen_video.training.fleet import jobs_of, train_all, write_slurm
+
+    jobs = jobs_of(cascade, options.out, _arguments(options), steps=options.steps)
+    if options.slurm is not None:
+        write_slurm(options.slurm, jobs, options.out)
+        print(f"sbatch {options.slurm}")
+        return
+    train_all(jobs, options.device)
+
+
+def _arguments(options: Train) -> list[str]:
+    """The options as they would be typed, without those that differ from stage to stage."""
+    typed = []
+    for field in fields(Train):
+        value = getattr(options, field.name)
+        if field.name in ("out", "stage", "device", "slurm") or value == field.default:
+            continue
+        name = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            typed += [f"--{name}"]
+        else:
+            typed += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return typed
+
+
+def _as(kind: type[T], options: object, **more: object) -> T:
     """The fields of a spec that the options have too."""
-    given = vars(options)
+    given = vars(options) | more
     return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})  # pyright: ignore

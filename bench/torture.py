@@ -1,0 +1,139 @@
+"""Fifty SIGKILLs, at random moments of training and saving; every time the run goes on.
+
+    .venv/bin/python bench/torture.py                  # one process, about 15 minutes
+    .venv/bin/python bench/torture.py --ranks 2        # two, about 30 minutes
+
+Trains the tiny base twice on the sticker world, once undisturbed, and once killed again and again:
+the whole group, or with several ranks one of them. After every kill the newest checkpoint must be
+whole. In the end one process must have the very weights of the undisturbed run; several must have
+had its losses, to 1e-3 at every logged step.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from common import machine
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from imagen_video.training.checkpoint import facts_of, latest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=800)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        assert start(whole, options).wait() == 0
+        kills = torture(killed, options)
+        assert start(killed, options).wait() == 0
+        result = {"machine": machine(), "ranks": options.ranks, "kills": kills}
+        print(json.dumps(result | compared(whole, killed, options.ranks), indent=2))
+
+
+def start(out: Path, options: argparse.Namespace) -> subprocess.Popen:
+    job = ["-m", "imagen_video", "train", "--preset", f"{__file__}:shared", "--stage", "base"]
+    job += [
+        "--out",
+        str(out),
+        "--steps",
+        str(options.steps),
+        "--threads",
+        "1",
+        "--save-minutes",
+        "0.005",
+    ]
+    job += ["--sheet-minutes", "999"]
+    launch = [sys.executable]
+    if options.ranks > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone"]
+        launch += [f"--nproc-per-node={options.ranks}"]
+        job += ["--shards", str(options.ranks)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        launch + job, stderr=subprocess.DEVNULL, start_new_session=True, env=environment
+    )
+
+
+def shared():
+    """The tiny cascade with a batch that two or four processes can share."""
+    from dataclasses import replace
+
+    from imagen_video import presets
+
+    tiny = presets.tiny()
+    base = tiny.stages[0]
+    base = replace(base, train=replace(base.train, clips=2, image_packs=2))
+    return replace(tiny, stages=(base, *tiny.stages[1:]))
+
+
+def torture(out: Path, options: argparse.Namespace) -> int:
+    """Kill a run again and again, each time a while after it has saved something new."""
+    chance, kills = random.Random(0), 0
+    while kills < options.kills:
+        before, run = latest(out), start(out, options)
+        while run.poll() is None and latest(out) == before:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5))
+        if run.poll() is not None:
+            raise SystemExit(f"the run ended after {kills} kills: give more --steps")
+        one = options.ranks > 1 and chance.random() < 0.5
+        if one:
+            os.kill(chance.choice(workers(run)), signal.SIGKILL)
+            assert run.wait(timeout=120) != 0
+        else:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+        kills += 1
+        check(latest(out))
+        print(f"kill {kills} at step {facts_of(latest(out))['step']}", file=sys.stderr)
+    return kills
+
+
+def workers(run: subprocess.Popen) -> list[int]:
+    """The processes that torchrun started."""
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    return [pid for pid, line in lines.items() if b"imagen_video\0train" in line]
+
+
+def check(checkpoint: Path | None) -> None:
+    """Every tensor of a checkpoint can be read."""
+    assert checkpoint is not None
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                tensors.get_tensor(name)
+
+
+def compared(whole: Path, killed: Path, ranks: int) -> dict:
+    first, second = losses(whole), losses(killed)
+    assert first.keys() == second.keys()
+    worst = max(abs(first[step] - second[step]) for step in first)
+    if ranks > 1:
+        assert worst < 1e-3
+        return {"steps": len(first), "largest_difference_of_losses": worst}
+    a, b = (load_file(next(latest(path).glob("*.safetensors"))) for path in (whole, killed))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return {"tensors_equal": len(a), "largest_difference_of_losses": worst}
+
+
+def losses(out: Path) -> dict[int, float]:
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The stages of a cascade trained as jobs of their own: here, in turn or side by side, or by Slurm
+(the paper trains all seven in parallel: none needs another)."""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from imagen_video.files import replacing
+from imagen_video.spec import CascadeSpec
+from imagen_video.training.run import with_steps
+
+# Seconds between two looks at the jobs.
+LOOK = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage: its command below `python -m imagen_video`, its folder and its length."""
+
+    stage: str
+    arguments: tuple[str, ...]
+    out: Path
+    steps: int
+
+
+def jobs_of(
+    cascade: CascadeSpec, out: Path, arguments: Sequence[str], *, steps: int | None
+) -> list[Job]:
+    """One job a stage, below `out`; `arguments` are what all of them are given besides."""
+    return [
+        Job(
+            stage.name,
+            ("train", "--stage", stage.name, "--out", str(out / stage.name), *arguments),
+            out / stage.name,
+            with_steps(stage, steps).train.steps,
+        )
+        for stage in cascade.stages
+    ]
+
+
+def train_all(jobs: Sequence[Job], devices: Sequence[str]) -> None:
+    """Run every job, at most one a device at a time, with a line of progress each.
+
+    What a job says is in train.txt in its folder. ValueError naming the stages that failed, when
+    the others have ended; Ctrl-C stops all of them, and the same call goes on.
+    """
+    waiting, free = list(jobs), list(devices)
+    running: dict[str, tuple[subprocess.Popen, str, Job]] = {}
+    bars = {job.stage: _bar(job, place) for place, job in enumerate(jobs)}
+    failed = []
+    try:
+        while waiting or running:
+            while waiting and free:
+                job, device = waiting.pop(0), free.pop(0)
+                running[job.stage] = (_start(job, device), device, job)
+            time.sleep(LOOK)
+            for stage, (process, device, job) in list(running.items()):
+                _show(bars[stage], job, device)
+                if process.poll() is not None:
+                    del running[stage]
+                    free.append(device)
+                    failed += [job] if process.returncode else []
+    finally:
+        for process, _, _ in running.values():
+            process.terminate()  # saves, and ends
+        for process, _, _ in running.values():
+            process.wait()
+        for bar in bars.values():
+            bar.close()
+    if failed:
+        said = "; ".join(f"{job.stage}: {_last_words(job)}" for job in failed)
+        raise ValueError(f"{len(failed)} of {len(jobs)} stages failed: {said}")
+
+
+def _start(job: Job, device: str) -> subprocess.Popen:
+    job.out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "imagen_video", *job.arguments, "--device", device]
+    with open(job.out / "train.txt", "ab") as said:
+        # Not in the terminal's group: Ctrl-C comes from here, once.
+        return subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+
+
+def _bar(job: Job, place: int) -> tqdm:
+    return tqdm(total=job.steps, desc=f"{job.stage:>5}", position=place, unit="step")
+
+
+def _show(bar: tqdm, job: Job, device: str) -> None:
+    log = job.out / "log.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    facts = [json.loads(line) for line in lines[-4:] if line.endswith("}")]
+    if facts:
+        bar.n = facts[-1]["step"]
+        known = {name: value for line in facts for name, value in line.items()}
+        shown = ("loss", "validation", "clips_per_second")
+        bar.set_postfix({"on": device, **{name: known[name] for name in shown if name in known}})
+
+
+def _last_words(job: Job) -> str:
+    lines = (job.out / "train.txt").read_text(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+SLURM = """\
+#!/bin/bash
+# One job a stage; each goes on where it was when it is started again.
+#SBATCH --job-name=imagen-video
+#SBATCH --array=0-{last}
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=TERM@180
+#SBATCH --output={out}/slurm-%A-%a.txt
+
+commands=(
+{commands}
+)
+srun --kill-on-bad-exit=1 bash -c 'exec torchrun \\
+    --nnodes="$SLURM_NNODES" --nproc-per-node="$SLURM_GPUS_ON_NODE" --rdzv-backend=c10d \\
+    --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$(scontrol show hostnames | head -n1):29500" \\
+    -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}"
+"""
+
+
+def write_slurm(path: Path, jobs: Sequence[Job], out: Path) -> None:
+    """Write a batch script that trains every job on a node of GPUs."""
+    commands = [
+        "    " + shlex.quote(shlex.join([*job.arguments, "--device", "cuda"])) for job in jobs
+    ]
+    text = SLURM.format(last=len(jobs) - 1, out=out, commands="\n".join(commands))
+    with replacing(path) as temporary:
+        temporary.write_text(text)

@@ -1,0 +1,80 @@
+"""All stages from one command: each trains in its folder, and what fails is named."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from imagen_video import presets
+from imagen_video.training.checkpoint import facts_of, latest
+from imagen_video.training.fleet import jobs_of, train_all, write_slurm
+
+OPTIONS = ["--preset", "tiny", "--steps", "2", "--threads", "1", "--sheet-minutes", "60"]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "imagen_video", "train", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=500)
+
+
+def test_all_stages_train_side_by_side(tmp_path):
+    done = command("--stage", "all", "--out", str(tmp_path), "--device", "cpu", "cpu", *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    names = [stage.name for stage in presets.tiny().stages]
+    assert all(facts_of(latest(tmp_path / name))["step"] == 2 for name in names)
+    for name in names:
+        assert re.search(rf"{name}: 100%.*2/2", done.stderr), name
+
+
+def test_a_stage_that_fails_is_named_and_the_others_end(tmp_path):
+    spec = presets.tiny()
+    two = replace(spec, stages=spec.stages[:2])
+    jobs = jobs_of(two, tmp_path, ["--preset", "tiny", "--workers", "0"], steps=2)
+    good = replace(jobs[0], arguments=(*jobs[0].arguments, "--steps", "2"))
+    bad = replace(jobs[1], arguments=(*jobs[1].arguments, "--data", "nowhere"))
+    with pytest.raises(ValueError, match=r"1 of 2 stages failed: tsr1: .* no source 'nowhere'"):
+        train_all([good, bad], ["cpu"])
+    assert facts_of(latest(tmp_path / "base"))["step"] == 2
+
+
+FAKES = {
+    "srun": 'shift; exec "$@"',
+    "scontrol": "echo node1",
+    "torchrun": 'printf "%s\\n" "$@"',
+}
+
+
+def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path):
+    """The script is run by bash; the cluster's own programs are not there, and only tell."""
+    jobs = jobs_of(presets.mini(), Path("out dir"), ["--data", "my $clips"], steps=None)
+    write_slurm(tmp_path / "train.slurm", jobs, Path("out dir"))
+    for name, does in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_ARRAY_TASK_ID": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_JOB_ID": "7",
+    }
+    said = subprocess.run(
+        ["bash", str(tmp_path / "train.slurm")], capture_output=True, text=True, env=environment
+    )
+    assert said.returncode == 0, said.stderr
+    lines = said.stdout.splitlines()
+    assert "--rdzv-endpoint=node1:29500" in lines and "--nproc-per-node=8" in lines
+    start = lines.index("train")
+    assert tuple(lines[start:]) == (*jobs[2].arguments, "--device", "cuda")
+    assert jobs[2].arguments[2] == "ssr1"
+
+
+def test_slurm_and_many_devices_are_for_all_stages(tmp_path):
+    for more in (["--slurm", "a"], ["--device", "cpu", "cpu"]):
+        done = command("--stage", "base", "--out", str(tmp_path / "o"), *OPTIONS, *more)
+        assert done.returncode == 2 and done.stderr.startswith("imagen-video: ")
