@@ -33,7 +33,7 @@ COMMAND = """
 import sys
 from imagen_video.cli import main
 sys.argv = ["imagen-video", "train", "--preset", "tiny", "--stage", "tsr1", "--steps", "60",
-            "--threads", "1", "--save-minutes", "0.002", "--sheet-minutes", "60",
+            "--threads", "1", "--save-minutes", "0.01", "--sheet-minutes", "60",
             "--out", sys.argv[1]]
 main()
 """
