@@ -13,4 +13,4 @@ imagen-video train --preset runs/base_phases.py:strided --stage base --out "$out
 imagen-video train --preset runs/base_phases.py:things --stage base --out "$out/things" --init-from "$out/strided" \
   --minutes "$minutes"
 imagen-video train --preset mini --stage base --out "$out/base" --init-from "$out/things" --minutes "$((minutes * 2))"
-python runs/assemble.py "$out" src/imagen_video/mini
+imagen-video export "$out" --out src/imagen_video/mini

@@ -8,10 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from imagen_video import presets
+from imagen_video.cascade import Cascade
+from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.fleet import jobs_of, train_all, write_slurm
+from imagen_video.weights import load_stage, save_stage
 
 OPTIONS = ["--preset", "tiny", "--steps", "2", "--threads", "1", "--sheet-minutes", "60"]
 
@@ -78,3 +83,30 @@ def test_slurm_and_many_devices_are_for_all_stages(tmp_path):
     for more in (["--slurm", "a"], ["--device", "cpu", "cpu"]):
         done = command("--stage", "base", "--out", str(tmp_path / "o"), *OPTIONS, *more)
         assert done.returncode == 2 and done.stderr.startswith("imagen-video: ")
+
+
+def test_what_was_trained_becomes_a_stage_and_a_cascade(tmp_path):
+    def run(*arguments) -> subprocess.CompletedProcess:
+        line = [sys.executable, "-m", "imagen_video", *map(str, arguments)]
+        return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+    base = tmp_path / "runs" / "base"
+    done = command("--stage", "base", "--out", str(base), *OPTIONS)
+    assert done.returncode == 0, done.stderr
+    done = run("export", base, "--out", tmp_path / "stage", "--which", "best")
+    assert done.returncode == 0 and "average weights of step 2" in done.stdout, done.stderr
+    exported, saved = load_stage(tmp_path / "stage"), load_stage(base)
+    state = saved.unet.state_dict()
+    assert all(torch.equal(v, state[name]) for name, v in exported.unet.state_dict().items())
+    done = run("export", base, "--out", tmp_path / "raw", "--weights", "trained", "--dtype", "fp32")
+    raw = load_stage(tmp_path / "raw").unet.state_dict()
+    (shard,) = latest(base).glob("*.safetensors")
+    checkpoint = load_file(shard)
+    assert all(torch.equal(v, checkpoint[f"weight/{name}"]) for name, v in raw.items())
+    done = run("export", tmp_path / "runs", "--preset", "tiny", "--out", tmp_path / "cascade")
+    assert done.returncode == 2 and "tsr1" in done.stderr
+    for stage in presets.tiny().stages[1:]:
+        save_stage(Stage(stage), tmp_path / "runs" / stage.name)
+    done = run("export", tmp_path / "runs", "--preset", "tiny", "--out", tmp_path / "cascade")
+    assert done.returncode == 0, done.stderr
+    assert Cascade.from_pretrained(tmp_path / "cascade").spec == presets.tiny()

@@ -7,6 +7,7 @@ import tyro
 from tyro.conf import Positional
 
 from imagen_video.cli.data import Data, run_data
+from imagen_video.cli.export import Export, run_export
 from imagen_video.cli.sample import Generate, Upscale, run_generate, run_upscale
 from imagen_video.cli.train import Train, run_train
 
@@ -32,6 +33,7 @@ COMMANDS = {
     Generate: run_generate,
     Upscale: run_upscale,
     Train: run_train,
+    Export: run_export,
     Info: run_info,
     Data: run_data,
 }

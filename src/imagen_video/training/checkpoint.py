@@ -32,6 +32,12 @@ def latest(folder: Path) -> Path | None:
     return max(_all(folder), default=None, key=lambda path: path.name)
 
 
+def best(folder: Path) -> Path | None:
+    """The whole checkpoint with the lowest validation loss of those that are kept."""
+    rated = [path for path in _all(folder) if facts_of(path).get("validation") is not None]
+    return min(rated, default=None, key=lambda path: facts_of(path)["validation"])
+
+
 def facts_of(checkpoint: Path) -> dict:
     """What is known of a checkpoint besides its tensors: step, seed, spec, validation loss."""
     return json.loads((checkpoint / FACTS).read_text())
@@ -110,11 +116,8 @@ class Saver:
 
     def _prune(self) -> None:
         saved = sorted(_all(self.folder.parent))
-        rated = [path for path in saved if facts_of(path).get("validation") is not None]
-        best = min(rated, default=None, key=lambda path: facts_of(path)["validation"])
-        for path in saved[: -self.keep]:
-            if path != best:
-                shutil.rmtree(path)
+        for path in set(saved[: -self.keep]) - {best(self.folder.parent)}:
+            shutil.rmtree(path)
 
 
 def _flush(folder: Path) -> None:
@@ -139,6 +142,13 @@ def load(checkpoint: Path, unet: nn.Module, ema: EMA, optimizer: torch.optim.Opt
             f"{checkpoint} is of another network or optimizer: use another --out folder"
         )
     load_tensors(tensors, storage_reader=reader)
+
+
+def tensors_in(checkpoint: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Some tensors of a checkpoint, whole, in float32, whatever processes wrote it."""
+    tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    load_tensors(tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=True)
+    return tensors
 
 
 def prime(optimizer: torch.optim.Optimizer) -> None:
