@@ -1,6 +1,5 @@
 """The training loss: noise levels, targets, weights (paper sections 4.3, 8)."""
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
+from imagen_video.diffusion.sampler import keyed_generator
 from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
 from imagen_video.shapes import Float
 from imagen_video.video import PerClip, Video
@@ -47,9 +47,7 @@ class Draws:
 
     def generator(self, *what: str | int) -> torch.Generator:
         """A generator of this step for one purpose."""
-        key = repr((self.seed, self.step, *what)).encode()
-        digest = hashlib.blake2b(key, digest_size=4).digest()  # the CPU's generator takes 32 bits
-        return torch.Generator(self.device).manual_seed(int.from_bytes(digest, "little"))
+        return keyed_generator(self.seed, self.step, *what, device=self.device)
 
     def own(self, whole: PerClip) -> Float[Tensor, " rows"]:
         """This process's rows of what was drawn for the whole batch."""

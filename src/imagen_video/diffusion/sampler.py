@@ -27,12 +27,15 @@ class Noise:
         """Noise of this (b, f, c, h, w), float32 on the CPU."""
         noise = torch.empty(shape)
         for i, clip in enumerate(noise, start=sample):
-            key = repr((self.seed, i, stage, step)).encode()
-            digest = hashlib.blake2b(
-                key, digest_size=4
-            ).digest()  # the CPU's generator takes 32 bits
-            clip.normal_(generator=torch.Generator().manual_seed(int.from_bytes(digest, "little")))
+            clip.normal_(generator=keyed_generator(self.seed, i, stage, step))
         return noise
+
+
+def keyed_generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
+    """A generator whose numbers depend on every part of the key, and on nothing else."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=4).digest()
+    # Four bytes: the CPU's generator takes 32 bits.
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
 
 @dataclass(frozen=True)

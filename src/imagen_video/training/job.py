@@ -16,7 +16,7 @@ from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.distributed import Ranks, started
 from imagen_video.spec import CascadeSpec, StageSpec
-from imagen_video.stage import Stage
+from imagen_video.stage import Stage, build_unet
 from imagen_video.text.cache import EmbeddingTable, load_keeping
 from imagen_video.text.encoder import TextEncoder, load_encoder
 from imagen_video.training.checkpoint import latest
@@ -62,9 +62,10 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
         encoder = EmbeddingTable.load(run.captions)
     data = _data(spec, job, run, ranks, encoder)
     fresh = latest(job.out) is None
-    stage = _stage(spec, job, run, data, fresh=fresh and ranks.first)
-    if not ranks.first:  # `spread` sends the weights
-        stage.unet.to("meta")
+    if ranks.first:
+        stage = _stage(spec, job, run, data, fresh=fresh)
+    else:  # `spread` sends the weights
+        stage = Stage(spec, build_unet(spec, device="meta"))
     trainer = Trainer(stage, data, job.out, run, ranks=ranks)
     drawer = None
     if ranks.first and data.validation is not None:
@@ -90,7 +91,7 @@ def _data(spec: StageSpec, job: JobSpec, run: RunSpec, ranks: Ranks, encoder: Te
 
 
 def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bool) -> Stage:
-    """The stage as it starts; its weights matter in a fresh run's first process only."""
+    """The stage as it starts; its weights matter in a fresh run only."""
     torch.manual_seed(run.seed)
     stage = Stage(spec)
     if not fresh:
