@@ -110,8 +110,7 @@ def try_row(row: Row, spec: StageSpec) -> Found:
     try:
         crop = Crop(0, 0, 0, shown.frames, shown.height, shown.width)
         example = example_of(row, shown, crop, Place())
-    except (ValueError, OSError, EOFError) as error:
-        error = error if isinstance(error, ValueError) else ValueError(str(error))
+    except ValueError as error:
         return Found(row.kind, caption, error=error)
     found = Found(
         row.kind,

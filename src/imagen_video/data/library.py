@@ -131,9 +131,8 @@ class MediaSource:
             row = self.rows[turns[index] if attempt == 0 else turns.other(index, attempt)]
             try:
                 return example_of(row, format, crop, self._place(index, attempt))
-            except (ValueError, OSError, EOFError) as error:
-                reason = error if isinstance(error, ValueError) else ValueError(str(error))
-                self.bad.add(self.name, str(row.media), reason, of=len(self.rows))
+            except ValueError as error:
+                self.bad.add(self.name, str(row.media), error, of=len(self.rows))
         raise TooManyBad(
             f"{ATTEMPTS} samples of {self.name} in a row cannot be used for {format}: "
             f"see {self.bad.path}"
@@ -168,9 +167,12 @@ def example_of(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
     if row.fps:
         slowing(row.end - row.start, row.fps, format)
     slowed = 1.0
-    if row.kind == "image":
-        video = fitted(read_image(row.media), format, crop, at=at)[None]
-    else:
-        video, slowed = read_clip(row.media, format, crop, span=(row.start, row.end), at=at)
+    try:
+        if row.kind == "image":
+            video = fitted(read_image(row.media), format, crop, at=at)[None]
+        else:
+            video, slowed = read_clip(row.media, format, crop, span=(row.start, row.end), at=at)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"cannot read {str(row.media)!r}: {error}") from error
     facts = {"path": str(row.media)} | ({"slowed": f"{slowed:.3g}"} if slowed > 1 else {})
     return Example(video, row.text.strip(), facts)
