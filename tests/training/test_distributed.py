@@ -34,7 +34,7 @@ base = replace(base, train=replace(base.train, clips=2, image_packs=2, warmup=4)
 cascade = replace(cascade, stages=(base, *cascade.stages[1:]))
 presets.find = lambda name: cascade
 if stop:  # a run that ends early, as one that is killed does
-    step = job.Trainer._step
+    step = job.Trainer.train_on
 
     def stopping(trainer, batch, watch):
         if trainer.step == stop:
@@ -43,7 +43,7 @@ if stop:  # a run that ends early, as one that is killed does
             sys.exit(0)
         return step(trainer, batch, watch)
 
-    job.Trainer._step = stopping
+    job.Trainer.train_on = stopping
 run.RunSpec.__dataclass_fields__["log_every"].default = 1
 run.RunSpec.__init__.__kwdefaults__["log_every"] = 1
 sys.argv = ["imagen-video", "train", "--out", str(out), "--stage", "base", "--steps", str(steps),
@@ -60,18 +60,20 @@ def script(tmp_path_factory) -> Path:
     return path
 
 
-def command(script: Path, out: Path, *, ranks: int, steps: int = 20, stop: int = 0, shards=None):
-    arguments = [str(out), str(steps), str(stop), str(shards or ranks)]
+def command(
+    script: Path, out: Path, *more, ranks: int, steps: int = 20, stop: int = 0, shards=None
+):
+    arguments = [str(out), str(steps), str(stop), str(shards or ranks), *more]
     if ranks == 1:
         return [sys.executable, str(script), *arguments]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return [*torchrun, f"--nproc-per-node={ranks}", str(script), *arguments]
 
 
-def train(script: Path, out: Path, **options) -> list[float]:
+def train(script: Path, out: Path, *more: str, **options) -> list[float]:
     """Run to the end; the loss of every step that its log has."""
     done = subprocess.run(
-        command(script, out, **options), capture_output=True, text=True, env=environment()
+        command(script, out, *more, **options), capture_output=True, text=True, env=environment()
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return losses(out)

@@ -63,7 +63,7 @@ def test_a_spoiled_network_goes_back_and_the_data_goes_on(tiny, tmp_path):
 
 
 def test_a_watch_tells_kinds_and_noise_levels_apart():
-    watch = Watch(Ranks(), flops_per_row=10, peak_flops=1e3)
+    watch = Watch(Ranks(), flops_per_row=30, peak_flops=1e3)
     batch = Mix(Still(), presets.tiny().stages[0], seed=0, steps=1)[0]  # two clips, one pack
     per_clip = torch.tensor([1.0, 2.0, 6.0])
     logsnr = torch.tensor([-9.0, -1.0, 5.0])

@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from imagen_video.cli.data import Data, run_data
 from imagen_video.cli.export import Export, run_export
+from imagen_video.cli.plan import Plan, run_plan
 from imagen_video.cli.sample import Generate, Upscale, run_generate, run_upscale
 from imagen_video.cli.train import Train, run_train
 
@@ -35,6 +36,7 @@ COMMANDS = {
     Train: run_train,
     Export: run_export,
     Info: run_info,
+    Plan: run_plan,
     Data: run_data,
 }
 

@@ -29,6 +29,8 @@ class Train:
     """Stop early after so long; the schedule counts steps."""
     init_from: Path | None = None
     """A stage folder whose matching weights a fresh run starts from."""
+    lora: int | None = None
+    """Train low-rank adapters of this rank over --init-from, whose weights stay as they are."""
     captions: Path | None = None
     """A file of `data carry` or `data embed`, read instead of running the text encoder."""
     cropping: Literal["random", "centre"] = "random"

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from imagen_video.distributed import Ranks
-from imagen_video.training.ema import EMA
+from imagen_video.training.ema import EMA, trained
 
 FACTS = "facts.json"
 
@@ -50,7 +50,7 @@ def _all(folder: Path) -> list[Path]:
 def tensors_of(unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Weights, averages and optimizer state by name, as the very tensors that are trained."""
     tensors = {}
-    for name, parameter in unet.named_parameters():
+    for name, parameter in trained(unet).items():
         tensors[f"weight/{name}"] = parameter.detach()
         tensors[f"ema/{name}"] = ema.average[name]
         for moment, value in optimizer.state.get(parameter, {}).items():
@@ -65,8 +65,7 @@ class Saver:
     def __init__(self, folder: Path, ranks: Ranks, *, keep: int):
         self.folder, self.ranks, self.keep = folder / "checkpoints", ranks, keep
         self._writing: tuple[Future, Path, dict] | None = None
-        # DCP tells those who did not know that they train in one process.
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        _hush()
         if ranks.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left_over in self.folder.glob(".*.part"):  # of a run killed while it saved
@@ -147,8 +146,14 @@ def load(checkpoint: Path, unet: nn.Module, ema: EMA, optimizer: torch.optim.Opt
 def tensors_in(checkpoint: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     """Some tensors of a checkpoint, whole, in float32, whatever processes wrote it."""
     tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
+    _hush()
     load_tensors(tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=True)
     return tensors
+
+
+def _hush() -> None:
+    """DCP tells those who did not know that they run in one process."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 def prime(optimizer: torch.optim.Optimizer) -> None:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from imagen_video.distributed import Ranks, spread
 from imagen_video.spec import TrainSpec
 from imagen_video.stage import Stage
+from imagen_video.training.ema import trained
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.weights import load_weights
 
@@ -23,23 +24,32 @@ def prepare(
     `recompute` keeps only the inputs of every block for the backward pass (activation
     checkpointing), `compiled` compiles every block by itself (regional torch.compile).
     """
-    levels = [*unet.down, *unet.up]
-    blocks = [block for level in levels for block in level]  # pyright: ignore
-    for block in blocks if recompute else ():
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    for block in blocks if compiled else ():
+    if recompute:
+        recompute_blocks(unet)
+    for block in blocks_of(unet) if compiled else ():
         block.compile()
     if ranks.mesh is None:
         unet.to(ranks.device)
     else:
-        spread(unet, ranks, parts=levels, bf16=bf16)
+        spread(unet, ranks, parts=blocks_of(unet), bf16=bf16)
     unet.train()
+
+
+def blocks_of(unet: VideoUNet) -> list[nn.Module]:
+    """The parts that are recomputed, compiled, and gathered when sharded, each by itself."""
+    return [block for level in [*unet.down, *unet.up] for block in level]  # pyright: ignore
+
+
+def recompute_blocks(unet: VideoUNet) -> None:
+    """Let blocks keep their inputs alone for the backward pass, in place."""
+    for block in blocks_of(unet):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def make_optimizer(train: TrainSpec, unet: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that a stage's `TrainSpec` names; ValueError where it cannot be had."""
     rate, decay = train.learning_rate, train.weight_decay
-    weights = list(unet.parameters())
+    weights = list(trained(unet).values())
     if train.optimizer == "adafactor":
         return torch.optim.Adafactor(weights, lr=rate, weight_decay=decay)
     if train.optimizer == "adamw8bit":

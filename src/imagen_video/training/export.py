@@ -11,6 +11,8 @@ from imagen_video.spec_json import from_json
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.encoder import load_encoder
 from imagen_video.training.checkpoint import best, facts_of, latest, tensors_in
+from imagen_video.training.ema import trained
+from imagen_video.training.lora import ADAPTER, lora_of, merged
 from imagen_video.weights import load_stage, save_stage
 
 Which = Literal["latest", "best"]
@@ -25,22 +27,33 @@ def export_stage(
     weights: Weights = "average",
     dtype: torch.dtype = torch.bfloat16,
 ) -> int:
-    """Write one checkpoint of a training folder as a stage's folder; returns its step.
+    """Write one checkpoint of a training folder as a stage's folder; returns its step. Adapters
+    are added into the weights they were trained over.
 
     `best` is the one with the lowest validation loss of those kept. ValueError if there is none.
     """
+    stage, step = _read(run, which, weights)
+    save_stage(stage, out, dtype=dtype)
+    return step
+
+
+def _read(run: Path, which: Which, weights: Weights) -> tuple[Stage, int]:
     found = best(run) if which == "best" else latest(run)
     if found is None:
         raise ValueError(f"{run} holds no checkpoint: give the --out of imagen-video train")
     facts = facts_of(found)
     spec = from_json(StageSpec, facts["spec"])
-    unet = build_unet(spec, device="meta")
+    lora = lora_of(facts)
+    if lora is None:
+        unet = wrapper = build_unet(spec, device="meta")
+    else:
+        unet = lora.load_base(spec).unet
+        wrapper = lora.adapt(unet)
     prefix = {"average": "ema", "trained": "weight"}[weights]
-    names = {f"{prefix}/{name}": value.shape for name, value in unet.state_dict().items()}
+    names = {f"{prefix}/{name}": value.shape for name, value in trained(unet).items()}
     state = {name.split("/", 1)[1]: w for name, w in tensors_in(found, names).items()}
-    unet.load_state_dict(state, assign=True)
-    save_stage(Stage(spec, unet), out, dtype=dtype)
-    return facts["step"]
+    unet.load_state_dict(state, assign=True, strict=lora is None)
+    return Stage(spec, unet if lora is None else merged(wrapper)), facts["step"]
 
 
 def export_cascade(
@@ -53,8 +66,10 @@ def export_cascade(
     """
     stages = []
     for wanted in spec.stages:
-        stage = load_stage(runs / wanted.name)
+        folder = runs / wanted.name
+        adapters = (folder / ADAPTER).is_dir()
+        stage = _read(folder, "latest", "average")[0] if adapters else load_stage(folder)
         if stage.spec.unet != wanted.unet:
-            raise ValueError(f"{runs / wanted.name} has another network than the preset's")
+            raise ValueError(f"{folder} has another network than the preset's")
         stages.append(Stage(wanted, stage.unet))
     Cascade(spec, stages, load_encoder(spec.text)).save_pretrained(out, dtype=dtype)

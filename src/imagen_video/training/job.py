@@ -21,6 +21,7 @@ from imagen_video.text.cache import EmbeddingTable, load_keeping
 from imagen_video.text.encoder import TextEncoder, load_encoder
 from imagen_video.training.checkpoint import latest
 from imagen_video.training.engine import initialise_from
+from imagen_video.training.lora import Lora
 from imagen_video.training.run import RunSpec, with_steps
 from imagen_video.training.sheets import SheetDrawer, what_to_show
 from imagen_video.training.trainer import Data, Trainer
@@ -34,17 +35,28 @@ VALIDATION_STEPS = 2
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """Which stage is trained, on what and where. `data` are names for `open_source`; more than
-    `max_bad` (a share) of broken files end the run; `shards` is for `distributed.started`."""
+    `max_bad` (a share) of broken files end the run; `shards` is for `distributed.started`. With
+    `lora` adapters of that rank are trained over `init_from`, instead of weights that it starts."""
 
     stage: str
     out: Path
     data: tuple[str, ...] = ("stickers",)
     steps: int | None = None
     init_from: Path | None = None
+    lora: int | None = None
     cropping: Literal["random", "centre"] = "random"
     max_bad: float = 0.05
     device: str = "cpu"
     shards: int = 1
+
+    @property
+    def adapters(self) -> Lora | None:
+        """ValueError where there is nothing for them to adapt."""
+        if self.lora is None:
+            return None
+        if self.init_from is None:
+            raise ValueError("--lora trains adapters of a trained stage: give --init-from FOLDER")
+        return Lora(self.lora, self.init_from)
 
 
 def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
@@ -66,7 +78,7 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
         stage = _stage(spec, job, run, data, fresh=fresh)
     else:  # `spread` sends the weights
         stage = Stage(spec, build_unet(spec, device="meta"))
-    trainer = Trainer(stage, data, job.out, run, ranks=ranks)
+    trainer = Trainer(stage, data, job.out, run, ranks=ranks, lora=job.adapters)
     drawer = None
     if ranks.first and data.validation is not None:
         held_out = data.validation.source
@@ -91,8 +103,10 @@ def _data(spec: StageSpec, job: JobSpec, run: RunSpec, ranks: Ranks, encoder: Te
 
 
 def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bool) -> Stage:
-    """The stage as it starts; its weights matter in a fresh run only."""
+    """The stage as it starts; its weights matter in a fresh run, and always below adapters."""
     torch.manual_seed(run.seed)
+    if job.adapters is not None:
+        return job.adapters.load_base(spec)
     stage = Stage(spec)
     if not fresh:
         return stage

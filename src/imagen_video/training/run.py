@@ -12,6 +12,7 @@ from typing import Literal
 
 from imagen_video.distributed import Lost
 from imagen_video.spec import StageSpec, TrainSpec
+from imagen_video.video import VideoFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,14 @@ def rate_at(step: int, train: TrainSpec) -> float:
     up = min(1.0, (step + 1) / max(1, train.warmup))
     down = min(1.0, (train.steps - step) / max(1, train.cooldown))
     return min(up, down)
+
+
+def trained_format(spec: StageSpec) -> VideoFormat:
+    """What a row of a batch is: the stage's output, shortened, thinned and cropped."""
+    train, whole = spec.train, spec.output
+    height, width = train.crop or whole.size
+    frames = len(range(0, train.frames or whole.frames, train.stride))
+    return replace(whole, frames=frames, height=height, width=width)
 
 
 def with_steps(spec: StageSpec, steps: int | None) -> StageSpec:

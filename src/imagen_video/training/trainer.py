@@ -4,7 +4,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -13,15 +13,17 @@ from tqdm import tqdm
 from imagen_video.data.mix import Batch, Mix, batches
 from imagen_video.diffusion.objective import Draws, Loss, Objective
 from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost
-from imagen_video.info import flops_per_call, matrix_rate
+from imagen_video.info import matrix_rate
 from imagen_video.spec import StageSpec, TrainSpec
 from imagen_video.spec_json import from_json, to_json
-from imagen_video.stage import Stage, build_unet
+from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
 from imagen_video.training import checkpoint
+from imagen_video.training.dry import training_flops
 from imagen_video.training.ema import EMA
 from imagen_video.training.engine import make_optimizer, prepare
 from imagen_video.training.guard import ROLLBACKS, Guard, Verdict
+from imagen_video.training.lora import ADAPTER, Lora, name_of
 from imagen_video.training.run import Every, RunSpec, check_shares, noting_interrupt, rate_at
 from imagen_video.training.watch import Log, Watch
 from imagen_video.unet.inputs import Conditioning
@@ -44,9 +46,10 @@ class Data:
 class Trainer:
     """Trains `stage` on `data` into `out`; a second run on the same folder goes on exactly.
 
-    `out` holds stage.json and model.safetensors (the average, ready to sample), checkpoints/
-    (resume state), log.jsonl and sheets/. Equal threads give equal weights. In a run of many
-    processes all of them build a trainer and call the same methods; the first alone writes.
+    `out` holds stage.json and model.safetensors (the average, ready to sample), or with `lora`
+    adapter/ (peft's), checkpoints/ (resume state), log.jsonl and sheets/. Equal threads give equal
+    weights. In a run of many processes all of them build a trainer and call the same methods; the
+    first alone writes.
     """
 
     def __init__(
@@ -57,8 +60,12 @@ class Trainer:
         run: RunSpec,
         *,
         ranks: Ranks | None = None,
+        lora: Lora | None = None,
     ):
         self.stage, self.data, self.out, self.run_spec = stage, data, out, run
+        self.lora = lora
+        if lora is not None:
+            lora.adapt(stage.unet)
         self.ranks = ranks or Ranks()
         self.train: TrainSpec = stage.spec.train
         check_shares(data.mix.total, self.ranks.ranks, run.accumulate)
@@ -86,6 +93,12 @@ class Trainer:
                 f"{self.out} was trained with seed {facts['seed']}, not {self.run_spec.seed}: "
                 "give that seed, or another --out folder"
             )
+        then, adapters = facts.get("lora"), self.lora and self.lora.facts()
+        if name_of(then) != name_of(adapters):
+            raise ValueError(
+                f"{self.out} trains {name_of(then)}, not {name_of(adapters)}: give the same "
+                "--lora and --init-from, or another --out folder"
+            )
         before, now = from_json(StageSpec, facts["spec"]), self.stage.spec
         changed = [f.name for f in fields(now) if getattr(before, f.name) != getattr(now, f.name)]
         if set(changed) - {"sampler"}:  # sampling another way changes nothing of the training
@@ -109,7 +122,7 @@ class Trainer:
             for batch in _timed(
                 batches(self.data.mix, start=self.step, workers=run.workers), watch
             ):
-                rate, norm = self._step(batch, watch)
+                rate, norm = self.train_on(batch, watch)
                 progress.update()
                 if self.step % run.log_every == 0:
                     self._note(watch, rate, norm, progress)
@@ -137,22 +150,12 @@ class Trainer:
         return self.step
 
     def _watch(self) -> Watch:
-        spec, train = self.stage.spec, self.train
-        height, width = train.crop or spec.output.size
-        shown = replace(spec, output=replace(spec.output, height=height, width=width))
-        if spec.input is not None:
-            factor = spec.space_factor
-            low = replace(spec.input, height=height // factor, width=width // factor)
-            shown = replace(shown, input=low)
-        frames = (train.frames or spec.output.frames) // train.stride
-        flops = flops_per_call(
-            build_unet(spec, device="meta"), shown, frames, self.data.encoder.length
-        )
+        flops = training_flops(self.stage.spec, self.data.encoder.length)
         peak = matrix_rate(repeats=2, device=self.ranks.device)
         return Watch(self.ranks, flops_per_row=flops, peak_flops=peak)
 
-    def _step(self, batch: Batch, watch: Watch) -> tuple[float, float]:
-        """One optimizer step; the learning rate and the norm of the gradient."""
+    def train_on(self, batch: Batch, watch: Watch) -> tuple[float, float]:
+        """One optimizer step; returns the learning rate and the norm of the gradient."""
         run, unet = self.run_spec, self.stage.unet
         rate = self.train.learning_rate * rate_at(self.step, self.train)
         for group in self.optimizer.param_groups:
@@ -254,13 +257,15 @@ class Trainer:
     def averaged(self) -> Stage | None:
         """A stage of its own with the averaged weights; None but on the first process."""
         weights = {}
-        for name, average in self.ema.average.items():
-            whole = gathered(average)
+        for name, parameter in self.stage.unet.named_parameters():
+            whole = gathered(self.ema.average.get(name, parameter))
             if self.ranks.first:
                 weights[name] = whole
         if not self.ranks.first:
             return None
         stage = Stage(self.stage.spec)
+        if self.lora is not None:
+            self.lora.adapt(stage.unet)
         stage.unet.to(self.ranks.device).requires_grad_(False).eval()
         stage.unet.load_state_dict(weights)
         return stage
@@ -271,6 +276,7 @@ class Trainer:
         spec = to_json(self.stage.spec)
         facts = {"step": self.step, "seed": self.run_spec.seed, "spec": spec}
         facts |= {"guard": self.guard.state(), "validation": validation}
+        facts["lora"] = self.lora and self.lora.facts()
         position = self.data.mix.position(self.step)
         facts["data"] = {name: asdict(where) for name, where in position.items()}
         tensors = checkpoint.tensors_of(self.stage.unet, self.ema, self.optimizer)
@@ -280,7 +286,14 @@ class Trainer:
             self.log.write({"step": self.step, "validation": validation})
         stage = self.averaged()
         if stage is not None:
+            self._write(stage)
+
+    def _write(self, stage: Stage) -> None:
+        if self.lora is None:
             save_stage(stage, self.out, dtype=torch.bfloat16)
+            return
+        adapters = {n: w for n, w in stage.unet.named_parameters() if n in self.ema.average}
+        self.lora.save(adapters, stage.unet, self.out / ADAPTER)
 
 
 def _timed(loader: Iterator[Batch], watch: Watch) -> Iterator[Batch]:

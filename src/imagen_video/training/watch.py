@@ -18,8 +18,6 @@ from imagen_video.files import replacing
 
 # Bounds of log-SNR between which losses are told apart.
 LEVELS = (-8.0, -4.0, 0.0, 4.0)
-# A training step costs three forward passes: one forward, and two products a weight backwards.
-FORWARDS = 3
 
 
 class Watch:
@@ -62,7 +60,7 @@ class Watch:
             "loss_image": means[2],
             "loss_by_logsnr": dict(zip(_names(), means[3:], strict=True)),
             "clips_per_second": speed,
-            "flops_share": FORWARDS * self.flops_per_row * speed / (self.peak * self.ranks.ranks),
+            "flops_share": self.flops_per_row * speed / (self.peak * self.ranks.ranks),
             "data_wait": self.waited / seconds,
             "memory_bytes": _memory(self.ranks.device),
             "slowed_clips": int(sums[-1]),

@@ -1,0 +1,189 @@
+"""Training steps of whole models: time, share of the matrix rate, and peak memory and FLOPs beside
+what `imagen-video plan` foretells.
+
+    python bench/training_step.py [--models mini wide large] [--rows N] [--recompute]
+        [--device cuda]
+    torchrun --nproc-per-node 2 bench/training_step.py --shards 2
+
+Runs the trainer's own step, AdamW and average included, on random pixels and embeddings. Memory is
+what the allocator gave out at most: on a GPU by `max_memory_allocated`, on a CPU by the profiler's
+record of one step, on top of what is kept between steps.
+"""
+
+import argparse
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from common import machine, seconds, table
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from imagen_video import presets
+from imagen_video.data.mix import Batch, Mix
+from imagen_video.data.stickers.source import StickerSource
+from imagen_video.distributed import Ranks, started
+from imagen_video.info import matrix_rate
+from imagen_video.spec import StageSpec
+from imagen_video.stage import Stage, build_unet
+from imagen_video.text.cache import EmbeddingTable
+from imagen_video.training.plan import Needs
+from imagen_video.training.run import RunSpec, trained_format
+from imagen_video.training.trainer import Data, Trainer
+from imagen_video.training.watch import Watch
+
+TOKENS = 32
+
+
+def models() -> dict[str, list[StageSpec]]:
+    """mini's stages, and two bases of 16x24x40 that are larger: 92M and 300M parameters."""
+    mini = presets.mini().stages
+    base = mini[0]
+    wide = replace(base.unet, widths=(192, 256, 384), blocks=(4, 6, 13))
+    large = replace(base.unet, widths=(320, 640, 960), blocks=(2, 4, 7), head_dim=64)
+    return {
+        "mini": list(mini),
+        "wide": [replace(base, name="wide", unet=wide)],
+        "large": [replace(base, name="large", unet=large)],
+    }
+
+
+@dataclass(frozen=True)
+class Row:
+    stage: str
+    parameters: int
+    rows: int
+    seconds: float
+    flops: int
+    model_flops: int
+    foretold_flops: int
+    peak_bytes: int
+    foretold_bytes: int
+
+
+def trainer_of(spec: StageSpec, run: RunSpec, out: Path, ranks: Ranks) -> Trainer:
+    torch.manual_seed(0)
+    captions = {"": torch.randn(TOKENS, spec.unet.text_dim)}
+    train = replace(spec.train, clips=ranks.ranks, image_packs=0)  # shared by any number of them
+    mix = Mix(StickerSource(0), replace(spec, train=train), seed=0, steps=1)
+    data = Data(mix, EmbeddingTable("random", TOKENS, captions))
+    unet = None if ranks.first else build_unet(spec, device="meta")
+    return Trainer(Stage(spec, unet), data, out, run, ranks=ranks)
+
+
+def batch_of(spec: StageSpec, rows: int) -> Batch:
+    shown = trained_format(spec)
+    video = torch.randint(0, 256, (rows, shown.frames, 3, *shown.size), dtype=torch.uint8)
+    captions = (("",) * shown.frames,) * rows
+    is_video = torch.ones(rows, dtype=torch.bool)
+    return Batch(video, captions, is_video, torch.arange(shown.frames), tuple(range(rows)), rows)
+
+
+def kept_bytes(trainer: Trainer) -> int:
+    """This process's weights, average and optimizer state."""
+    moments = [v for state in trainer.optimizer.state.values() for v in state.values()]
+    kept = [*trainer.stage.unet.parameters(), *trainer.ema.average.values(), *moments]
+    return sum(getattr(value, "_local_tensor", value).nbytes for value in kept)
+
+
+def peak_on_cpu(step) -> int:
+    """What the allocator gave out at most during one step."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    assert recorded.profiler is not None and recorded.profiler.kineto_results is not None
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path) -> Row:
+    rows = wanted.rows or spec.train.clips + spec.train.image_packs
+    recompute, device = wanted.recompute, ranks.device.type
+    trainer = trainer_of(spec, RunSpec(recompute=recompute), out, ranks)
+    batch, watch = batch_of(spec, rows), Watch(trainer.ranks, flops_per_row=1, peak_flops=1.0)
+
+    def step() -> None:
+        trainer.train_on(batch, watch)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    step()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    if device == "cpu":
+        peak = kept_bytes(trainer) + peak_on_cpu(step)
+    else:
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        peak = torch.cuda.max_memory_allocated()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    needs = Needs(spec, TOKENS)
+    return Row(
+        stage=spec.name,
+        parameters=needs.parameters,
+        rows=rows,
+        seconds=seconds(
+            step, repeats=2 if device == "cpu" else 10, warmup=0 if device == "cpu" else 3
+        ),
+        flops=counter.get_total_flops(),
+        model_flops=rows * needs.flops(recompute=False),
+        foretold_flops=rows * needs.flops(recompute=recompute),
+        peak_bytes=peak,
+        foretold_bytes=needs.bytes_on_one(
+            rows, gpus=ranks.ranks, shards=wanted.shards, recompute=recompute
+        ),
+    )
+
+
+def render(rows: list[Row], rate: float) -> str:
+    head = ("stage", "params", "rows", "s/step", "TFLOP/s", "of rate", "TFLOP", "foretold",
+            "error", "peak GiB", "foretold", "error")  # fmt: skip
+    lines = [
+        (
+            row.stage,
+            f"{row.parameters / 1e6:.1f}M",
+            str(row.rows),
+            f"{row.seconds:.3f}",
+            f"{row.model_flops / row.seconds / 1e12:.3f}",
+            f"{row.model_flops / row.seconds / rate:.0%}",
+            f"{row.flops / 1e12:.4f}",
+            f"{row.foretold_flops / 1e12:.4f}",
+            f"{row.foretold_flops / row.flops - 1:+.1%}",
+            f"{row.peak_bytes / 2**30:.3f}",
+            f"{row.foretold_bytes / 2**30:.3f}",
+            f"{row.foretold_bytes / row.peak_bytes - 1:+.1%}",
+        )
+        for row in rows
+    ]
+    return table(head, lines)
+
+
+def main() -> None:
+    known = models()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=known, default=list(known))
+    parser.add_argument("--rows", type=int, help="of a batch (default: the stage's own)")
+    parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--shards", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    wanted = parser.parse_args()
+    with started(wanted.device, shards=wanted.shards) as ranks:
+        rate = matrix_rate(device=ranks.device)
+        rows = []
+        for spec in (spec for name in wanted.models for spec in known[name]):
+            with tempfile.TemporaryDirectory() as out:
+                rows.append(measure(spec, wanted, ranks, Path(out)))
+        if ranks.first:
+            place = machine() if wanted.device == "cpu" else torch.cuda.get_device_name()
+            print(
+                f"{place}, {ranks.ranks} processes: bf16 matrix product {rate / 1e12:.2f} TFLOP/s"
+            )
+            print(render(rows, rate))
+
+
+if __name__ == "__main__":
+    main()
