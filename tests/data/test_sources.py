@@ -1,10 +1,8 @@
-"""Folders, manifests, tars and mixtures: every sample in its turn, bad ones counted once."""
+"""Folders, manifests and mixtures: every sample in its turn, bad ones counted once."""
 
 import csv
-import io
 import json
 import multiprocessing
-import tarfile
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -12,59 +10,17 @@ from itertools import pairwise
 import pytest
 import torch
 from PIL import Image
-from webdataset.tariterators import group_by_keys, tar_file_iterator
+from shades import FORMAT, STILL, WHOLE, shade, source, write_video
 
 from imagen_video import presets
 from imagen_video.data.check import check
-from imagen_video.data.clips import Crop, Example, Position
+from imagen_video.data.clips import Example, Position
 from imagen_video.data.library import BadSamples, MediaSource, TooManyBad
+from imagen_video.data.mix import Mix
 from imagen_video.data.order import Shuffled, permuted
 from imagen_video.data.rows import Rows, of_folder, of_manifest
-from imagen_video.data.sources import Mixture, open_source, rows_of
-from imagen_video.data.tars import expanded, of_tar, pack, write_index
-from imagen_video.video import VideoFormat, VideoWriter
-
-FORMAT = VideoFormat(4, 8, 12, 6.0)
-WHOLE = Crop(0, 0, 0, 4, 8, 12)
-STILL = VideoFormat(1, 8, 12, 6.0)
-
-
-def write_video(path, value: int, frames: int = 8):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(path, height=16, width=24, fps=6.0) as writer:
-        writer.write(torch.full((frames, 3, 16, 24), value, dtype=torch.uint8))
-
-
-def write_image(path, value: int):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (24, 16), (value,) * 3).save(path)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Three videos and five images, captioned by their shade."""
-    root = tmp_path / "set"
-    for i in range(3):
-        write_video(root / "videos" / f"{i}.mp4", 20 * i + 40)
-        (root / "videos" / f"{i}.txt").write_text(f"video {20 * i + 40}\n")
-    for i in range(5):
-        write_image(root / f"{i}.png", 20 * i + 120)
-        (root / f"{i}.txt").write_text(f"image {20 * i + 120}")
-    (root / "notes.md").write_text("no sample")
-    return root
-
-
-@pytest.fixture
-def bad(tmp_path):
-    return BadSamples(tmp_path / "bad_samples.jsonl", limit=0.5)
-
-
-def source(root, bad, **options):
-    return MediaSource(str(root), Rows([of_folder(root)]), seed=3, bad=bad, **options)
-
-
-def shade(example) -> int:
-    return round(example.video.float().mean().item())
+from imagen_video.data.sources import Mixture, open_source
+from imagen_video.video import VideoFormat
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 17, 256, 1000])
@@ -165,84 +121,6 @@ def test_known_sizes_and_rates_save_opening_files(tmp_path, bad):
         media.clip(0, FORMAT, WHOLE)
     lines = [json.loads(line) for line in bad.path.read_text().splitlines()]
     assert not any(line["broken"] for line in lines) and len(lines) == 2
-
-
-def bytes_of(row) -> bytes:
-    with row.media.open() as file:
-        return file.read()
-
-
-def write_tar(path, folder, names):
-    with tarfile.open(path, "w") as tar:
-        for name in names:
-            tar.add(folder / name, arcname=f"deep/{name.replace('/', '-')}")
-
-
-def read_by_webdataset(path):
-    with open(path, "rb") as file:
-        members = ({**m, "__url__": ""} for m in tar_file_iterator(file))
-        return list(group_by_keys(members))
-
-
-def test_tars_are_read_by_index(folder, bad, tmp_path, monkeypatch):
-    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
-    write_tar(tmp_path / "a-0.tar", folder, ["videos/0.mp4", "videos/0.txt", "0.png", "0.txt"])
-    write_tar(tmp_path / "a-1.tar", folder, ["1.txt", "1.png", "notes.md", "videos/2.txt"])
-    with tarfile.open(tmp_path / "a-1.tar", "a") as tar:
-        tar.add(folder / "videos/2.mp4", arcname="deep/videos-2.mp4")
-        for name, content in (("x.json", b'{"caption": "told", "fps": 9}'), ("x.jpg", b"?")):
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    rows = list(Rows(map(of_tar, expanded(str(tmp_path / "a-{0..1}.tar")))))
-    texts = ["video 40", "image 120", "image 140", "video 80", "told"]
-    assert [row.text for row in rows] == texts and rows[-1].fps == 9
-    theirs = [sample for i in range(2) for sample in read_by_webdataset(tmp_path / f"a-{i}.tar")]
-    assert [row.media.member for row in rows][:2] == ["deep/videos-0.mp4", "deep/0.png"]
-    contents = [s.get("mp4", s.get("png", s.get("jpg"))) for s in theirs]
-    assert [bytes_of(row) for row in rows] == [c for c in contents if c]
-    mixed = open_source([str(tmp_path / "a-{0..1}.tar")], seed=0, bad=bad)
-    assert {mixed.clip(i, FORMAT, WHOLE).caption for i in range(2)} == {"video 40", "video 80"}
-    write_index(tmp_path / "a-0.tar")
-    assert [row.text for row in Rows([of_tar(str(tmp_path / "a-0.tar"))])] == texts[:2]
-
-
-def test_tars_are_fetched_once_from_any_url(folder, tmp_path, monkeypatch):
-    import fsspec
-
-    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
-    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt"])
-    far = fsspec.filesystem("memory")
-    far.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
-    rows = Rows([of_tar("memory://bucket/a.tar")])
-    assert rows[0].text == "image 120" and rows[0].media.path == "memory://bucket/a.tar"
-    far.rm("/bucket/a.tar")
-    assert bytes_of(rows[0]) == (folder / "0.png").read_bytes()
-    with pytest.raises(ValueError, match=r"cannot fetch 'memory://bucket/b\.tar'"):
-        Rows([of_tar("memory://bucket/b.tar")])
-
-
-def test_cut_and_compressed_tars(folder, tmp_path, monkeypatch, bad):
-    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
-    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt", "videos/0.txt", "videos/0.mp4"])
-    whole = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[: whole.index(b"ftyp") + 200])
-    rows = Rows([of_tar(str(tmp_path / "cut.tar"))])
-    assert [row.text for row in rows] == ["image 120", "video 40"]
-    with pytest.raises(ValueError, match=r"ends after \d+ of \d+ bytes"):
-        rows[1].media.open()
-    with tarfile.open(tmp_path / "b.tar", "w:gz") as tar:
-        tar.add(folder / "0.png")
-    with pytest.raises(ValueError, match="uncompressed"):
-        Rows([of_tar(str(tmp_path / "b.tar"))])
-
-
-@pytest.mark.parametrize(("name", "count"), [("a-{08..11}.tar", 4), ("{0..1}/{2..4}.tar", 6)])
-def test_braces(name, count):
-    names = expanded(name)
-    assert len(set(names)) == count and not any("{" in name for name in names)
-    with pytest.raises(ValueError, match="backwards"):
-        expanded("a-{3..1}.tar")
 
 
 def test_bad_samples_are_replaced_and_counted_once(folder, bad):
@@ -357,24 +235,6 @@ def test_names_of_sources_are_checked(tmp_path, bad, names, error):
         open_source(names, seed=0, bad=bad)
 
 
-def test_packed_tars_hold_what_was_packed(folder, tmp_path, monkeypatch, bad):
-    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
-    (folder / "4.txt").unlink()
-    rows = Rows([of_folder(folder)])
-    left_out = pack(rows, tmp_path / "tars", bytes_a_tar=4000)
-    assert [(row.media.path.rpartition("/")[2], why) for row, why in left_out] == [
-        ("4.png", "no caption")
-    ]
-    tars = sorted((tmp_path / "tars").glob("*.tar"))
-    assert len(tars) > 2
-    packed = list(rows_of(str(tmp_path / "tars")))
-    assert [row.text for row in packed] == [row.text for row in rows if row.text]
-    kept = [bytes_of(row) for row in rows if row.text]
-    assert [bytes_of(row) for row in packed] == kept
-    theirs = [sample for tar in tars for sample in read_by_webdataset(tar)]
-    assert [s.get("mp4", s.get("png")) for s in theirs] == kept
-
-
 def test_a_check_says_what_there_is(folder, tmp_path):
     (folder / "videos" / "1.mp4").write_bytes(b"no video")
     write_video(folder / "videos" / "2.mp4", 80, frames=1)
@@ -386,3 +246,33 @@ def test_a_check_says_what_there_is(folder, tmp_path):
     with Image.open(tmp_path / "out" / "sheet-0.png") as sheet:
         assert sheet.size[0] > 200
     assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 2
+
+
+class Asked:
+    """A source that notes which stills it is asked for."""
+
+    kinds = frozenset({"video", "image"})
+
+    def __init__(self):
+        self.stills = []
+
+    def clip(self, index, format, crop):
+        return Example(torch.zeros(crop.frames, 3, 8, 12, dtype=torch.uint8), "a clip")
+
+    def image(self, index, format, crop):
+        self.stills.append(index)
+        return self.clip(index, format, replace(crop, frames=1))
+
+    def position(self, clips, stills):
+        return {"asked": Position(clips, stills)}
+
+
+def test_no_still_comes_twice_where_a_stride_leaves_frames_over():
+    stage = presets.tiny().stages[0]
+    stage = replace(stage, train=replace(stage.train, stride=3))  # of 4 frames: 2, 1 or 1
+    asked = Asked()
+    mix = Mix(asked, stage, seed=0, steps=40)
+    lengths = {len(mix[step].frame_index) for step in range(40)}
+    assert lengths == {1, 2}
+    assert len(set(asked.stills)) == len(asked.stills)
+    assert max(asked.stills) < mix.position(40)["asked"].stills

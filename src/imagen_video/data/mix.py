@@ -63,6 +63,9 @@ class Mix(Dataset):
         self.source, self.stage, self.seed, self.steps = source, stage, seed, steps
         self.total = stage.train.clips + stage.train.image_packs
         self.rows = tuple(range(rank, self.total, ranks))
+        shown = stage.train.frames or stage.output.frames
+        # Of every stride the first of the frames shown is drawn: no pack has more than this.
+        self.stills = len(range(0, shown, stage.train.stride))
 
     def __len__(self) -> int:
         return self.steps
@@ -90,14 +93,12 @@ class Mix(Dataset):
     def position(self, step: int) -> dict[str, Position]:
         """Where every source stands before batch `step`."""
         train = self.stage.train
-        shown = train.frames or self.stage.output.frames
-        frames = len(range(0, shown, train.stride))
-        return self.source.position(step * train.clips, step * train.image_packs * frames)
+        return self.source.position(step * train.clips, step * train.image_packs * self.stills)
 
     def _pack(self, step: int, row: int, frames: int) -> tuple[Tensor, tuple[str, ...]]:
         """Independent images in a sequence of the clip's length, with a caption each."""
         train, still = self.stage.train, replace(self.stage.output, frames=1)
-        start = (step * train.image_packs + row - train.clips) * frames
+        start = (step * train.image_packs + row - train.clips) * self.stills
         pack = [
             self.source.image(start + j, still, self._crop(step, row, j)) for j in range(frames)
         ]

@@ -1,0 +1,108 @@
+"""Tars: read by an index as WebDataset reads them in a row, fetched once, packed."""
+
+import io
+import tarfile
+
+import pytest
+from shades import FORMAT, WHOLE
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from imagen_video.data.rows import Rows, of_folder
+from imagen_video.data.sources import open_source, rows_of
+from imagen_video.data.tars import expanded, of_tar, pack, write_index
+
+
+def bytes_of(row) -> bytes:
+    with row.media.open() as file:
+        return file.read()
+
+
+def write_tar(path, folder, names):
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            tar.add(folder / name, arcname=f"deep/{name.replace('/', '-')}")
+
+
+def read_by_webdataset(path):
+    with open(path, "rb") as file:
+        members = ({**m, "__url__": ""} for m in tar_file_iterator(file))
+        return list(group_by_keys(members))
+
+
+def test_tars_are_read_by_index(folder, bad, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    write_tar(tmp_path / "a-0.tar", folder, ["videos/0.mp4", "videos/0.txt", "0.png", "0.txt"])
+    write_tar(tmp_path / "a-1.tar", folder, ["1.txt", "1.png", "notes.md", "videos/2.txt"])
+    with tarfile.open(tmp_path / "a-1.tar", "a") as tar:
+        tar.add(folder / "videos/2.mp4", arcname="deep/videos-2.mp4")
+        for name, content in (("x.json", b'{"caption": "told", "fps": 9}'), ("x.jpg", b"?")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    rows = list(Rows(map(of_tar, expanded(str(tmp_path / "a-{0..1}.tar")))))
+    texts = ["video 40", "image 120", "image 140", "video 80", "told"]
+    assert [row.text for row in rows] == texts and rows[-1].fps == 9
+    theirs = [sample for i in range(2) for sample in read_by_webdataset(tmp_path / f"a-{i}.tar")]
+    assert [row.media.member for row in rows][:2] == ["deep/videos-0.mp4", "deep/0.png"]
+    contents = [s.get("mp4", s.get("png", s.get("jpg"))) for s in theirs]
+    assert [bytes_of(row) for row in rows] == [c for c in contents if c]
+    mixed = open_source([str(tmp_path / "a-{0..1}.tar")], seed=0, bad=bad)
+    assert {mixed.clip(i, FORMAT, WHOLE).caption for i in range(2)} == {"video 40", "video 80"}
+    write_index(tmp_path / "a-0.tar")
+    assert [row.text for row in Rows([of_tar(str(tmp_path / "a-0.tar"))])] == texts[:2]
+
+
+def test_tars_are_fetched_once_from_any_url(folder, tmp_path, monkeypatch):
+    import fsspec
+
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt"])
+    far = fsspec.filesystem("memory")
+    far.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
+    rows = Rows([of_tar("memory://bucket/a.tar")])
+    assert rows[0].text == "image 120" and rows[0].media.path == "memory://bucket/a.tar"
+    far.rm("/bucket/a.tar")
+    assert bytes_of(rows[0]) == (folder / "0.png").read_bytes()
+    with pytest.raises(ValueError, match=r"cannot fetch 'memory://bucket/b\.tar'"):
+        Rows([of_tar("memory://bucket/b.tar")])
+
+
+def test_cut_and_compressed_tars(folder, tmp_path, monkeypatch, bad):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt", "videos/0.txt", "videos/0.mp4"])
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: whole.index(b"ftyp") + 200])
+    rows = Rows([of_tar(str(tmp_path / "cut.tar"))])
+    assert [row.text for row in rows] == ["image 120", "video 40"]
+    with pytest.raises(ValueError, match=r"ends after \d+ of \d+ bytes"):
+        rows[1].media.open()
+    with tarfile.open(tmp_path / "b.tar", "w:gz") as tar:
+        tar.add(folder / "0.png")
+    with pytest.raises(ValueError, match="uncompressed"):
+        Rows([of_tar(str(tmp_path / "b.tar"))])
+
+
+@pytest.mark.parametrize(("name", "count"), [("a-{08..11}.tar", 4), ("{0..1}/{2..4}.tar", 6)])
+def test_braces(name, count):
+    names = expanded(name)
+    assert len(set(names)) == count and not any("{" in name for name in names)
+    with pytest.raises(ValueError, match="backwards"):
+        expanded("a-{3..1}.tar")
+
+
+def test_packed_tars_hold_what_was_packed(folder, tmp_path, monkeypatch, bad):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    (folder / "4.txt").unlink()
+    rows = Rows([of_folder(folder)])
+    left_out = pack(rows, tmp_path / "tars", bytes_a_tar=4000)
+    assert [(row.media.path.rpartition("/")[2], why) for row, why in left_out] == [
+        ("4.png", "no caption")
+    ]
+    tars = sorted((tmp_path / "tars").glob("*.tar"))
+    assert len(tars) > 2
+    packed = list(rows_of(str(tmp_path / "tars")))
+    assert [row.text for row in packed] == [row.text for row in rows if row.text]
+    kept = [bytes_of(row) for row in rows if row.text]
+    assert [bytes_of(row) for row in packed] == kept
+    theirs = [sample for tar in tars for sample in read_by_webdataset(tar)]
+    assert [s.get("mp4", s.get("png")) for s in theirs] == kept
