@@ -22,7 +22,8 @@ from imagen_video.data.mix import Mix, batches
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.data.sources import open_source
 from imagen_video.data.tars import pack
-from imagen_video.video import VideoWriter, write_png
+from imagen_video.pictures import write_png
+from imagen_video.video import VideoWriter
 
 SIZE = (72, 120)
 

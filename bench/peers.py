@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_video import presets
-from imagen_video.spec import UNetSpec
+from imagen_video.spec_unet import UNetSpec
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 

@@ -60,11 +60,14 @@ def start(out: Path, options: argparse.Namespace) -> subprocess.Popen:
 
 
 def shared():
-    """The tiny cascade with a batch that two or four processes can share."""
+    """The tiny cascade with a batch that two or four processes can share; where it is asked for, in
+    training, every step is logged."""
     from dataclasses import replace
 
     from imagen_video import presets
+    from imagen_video.training.run import RunSpec
 
+    RunSpec.__init__.__kwdefaults__["log_every"] = 1
     tiny = presets.tiny()
     base = tiny.stages[0]
     base = replace(base, train=replace(base.train, clips=2, image_packs=2))
@@ -78,7 +81,7 @@ def torture(out: Path, options: argparse.Namespace) -> int:
         before, run = latest(out), start(out, options)
         while run.poll() is None and latest(out) == before:
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.5))
+        time.sleep(chance.uniform(0, 2))
         if run.poll() is not None:
             raise SystemExit(f"the run ended after {kills} kills: give more --steps")
         one = options.ranks > 1 and chance.random() < 0.5

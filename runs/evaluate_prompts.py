@@ -31,6 +31,7 @@ from imagen_video.data.stickers.splits import held_out_colour, held_out_motion
 from imagen_video.files import replacing
 from imagen_video.metrics.judge import Judge, nearest_colour
 from imagen_video.metrics.measures import percent
+from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.presets import SHORT_CAPTIONS
 from imagen_video.sampling import SampleSpec, save_video
 from imagen_video.spec import CascadeSpec
@@ -38,12 +39,10 @@ from imagen_video.text.encoder import load_encoder
 from imagen_video.video import (
     Frames,
     VideoFormat,
-    contact_sheet,
     read_video,
     resize,
     to_float,
     to_uint8,
-    write_png,
 )
 from imagen_video.weights import load_stage
 

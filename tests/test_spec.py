@@ -14,9 +14,9 @@ from imagen_video.spec import (
     StageSpec,
     TextSpec,
     TrainSpec,
-    UNetSpec,
 )
 from imagen_video.spec_json import from_json, to_json
+from imagen_video.spec_unet import UNetSpec
 from imagen_video.video import VideoFormat
 
 TINY = presets.tiny()

@@ -17,9 +17,9 @@ from imagen_video.spec import (
     StageSpec,
     TextSpec,
     TrainSpec,
-    UNetSpec,
 )
 from imagen_video.spec_json import from_json
+from imagen_video.spec_unet import UNetSpec
 from imagen_video.video import VideoFormat
 
 NAMES = ("base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3")

@@ -1,91 +1,10 @@
 """The cascade as data: frozen specs, checked when built; `spec_json` saves them."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
+from imagen_video.spec_unet import UNetSpec, require, require_known_words
 from imagen_video.video import VideoFormat
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_known_words(spec: Any) -> None:
-    for name, kind in get_type_hints(type(spec)).items():
-        words, word = get_args(kind), getattr(spec, name)
-        _require(
-            get_origin(kind) is not Literal or word in words,
-            f"{name} must be one of {', '.join(map(str, words))}, got {word!r}",
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class UNetSpec:
-    """One video U-Net (paper section 2). Level 0 is the finest; the last level is the middle.
-
-    `widths` and `blocks` have one entry a level. `attention_levels` have spatial self-attention
-    with the text's keys and values joined in, `cross_levels` cross-attention to the text alone.
-    `temporal` mixes frames after every block of `temporal_levels`. `patch` folds p x p pixels into
-    channels before the first convolution. `norm="layer"` does not see how large the frame is.
-    """
-
-    widths: tuple[int, ...]
-    blocks: tuple[int, ...]
-    temporal: Literal["attention", "conv"]
-    temporal_levels: tuple[int, ...]
-    attention_levels: tuple[int, ...] = ()
-    cross_levels: tuple[int, ...] = ()
-    patch: int = 1
-    head_dim: int = 64
-    embed_dim: int = 256
-    text_dim: int = 384
-    norm: Literal["group", "layer"] = "group"
-    predicts: Literal["v", "x"] = "v"
-
-    def __post_init__(self):
-        _require_known_words(self)
-        levels = set(range(len(self.widths)))
-        _require(
-            len(self.widths) == len(self.blocks) > 0,
-            f"widths {self.widths} and blocks {self.blocks} need one entry a level each",
-        )
-        for name in ("temporal_levels", "attention_levels", "cross_levels"):
-            _require(
-                set(getattr(self, name)) <= levels,
-                f"{name} {getattr(self, name)} must lie in 0..{len(levels) - 1}",
-            )
-        both = set(self.attention_levels) & set(self.cross_levels)
-        _require(not both, f"levels {sorted(both)} have self-attention: drop them in cross_levels")
-        for name in ("patch", "head_dim", "text_dim"):
-            _require(getattr(self, name) >= 1, f"{name} must be >= 1, got {getattr(self, name)}")
-        _require(min(self.blocks) >= 1, f"every level needs a block, got blocks {self.blocks}")
-        for level in self.attention_levels + self.cross_levels:
-            _require(
-                self.widths[level] % self.head_dim == 0,
-                f"width {self.widths[level]} of level {level} must be a multiple of "
-                f"head_dim {self.head_dim}",
-            )
-        heads = max(1, self.embed_dim // self.head_dim)
-        _require(
-            self.embed_dim > 0 and self.embed_dim % 2 == 0 and self.embed_dim % heads == 0,
-            f"embed_dim {self.embed_dim} must be even and a multiple of its {heads} heads of "
-            f"head_dim {self.head_dim}",
-        )
-        for width in self.widths:
-            _require(width % 8 == 0, f"widths must be multiples of 8, got {width}")
-
-    @property
-    def multiple(self) -> int:
-        """Height and width of a video must be multiples of this."""
-        return self.patch * 2 ** (len(self.widths) - 1)
-
-    @property
-    def temporal_reach(self) -> int:
-        """How many frames to each side one output frame depends on (convolutions only)."""
-        _require(self.temporal == "conv", "temporal attention reaches every frame")
-        last = len(self.widths) - 1
-        return sum(self.blocks[i] * (1 if i == last else 2) for i in self.temporal_levels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +21,10 @@ class GuidanceSpec:
     interval: tuple[float, float] | None = None
 
     def __post_init__(self):
-        _require(self.weight >= 0, f"guidance weight must be at least 0 (off), got {self.weight}")
-        _require(self.low is None or self.low >= 0, f"low guidance must be >= 0, got {self.low}")
-        _require(self.constant_steps >= 0, "constant_steps must be at least 0")
-        _require(
+        require(self.weight >= 0, f"guidance weight must be at least 0 (off), got {self.weight}")
+        require(self.low is None or self.low >= 0, f"low guidance must be >= 0, got {self.low}")
+        require(self.constant_steps >= 0, "constant_steps must be at least 0")
+        require(
             self.interval is None or self.interval[0] < self.interval[1],
             f"the guidance interval must go from less to more log-SNR, got {self.interval}",
         )
@@ -129,11 +48,11 @@ class SamplerSpec:
     window: int | None = None
 
     def __post_init__(self):
-        _require_known_words(self)
-        _require(self.num_steps >= 1, f"num_steps must be at least 1, got {self.num_steps}")
-        _require(0 <= self.gamma <= 1, f"gamma must lie in [0, 1], got {self.gamma}")
-        _require(0 < self.percentile <= 1, f"percentile must lie in (0, 1], got {self.percentile}")
-        _require(self.window is None or self.window >= 1, "window must be at least one frame")
+        require_known_words(self)
+        require(self.num_steps >= 1, f"num_steps must be at least 1, got {self.num_steps}")
+        require(0 <= self.gamma <= 1, f"gamma must lie in [0, 1], got {self.gamma}")
+        require(0 < self.percentile <= 1, f"percentile must lie in (0, 1], got {self.percentile}")
+        require(self.window is None or self.window >= 1, "window must be at least one frame")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +80,14 @@ class TrainSpec:
     optimizer: Literal["adamw", "adafactor", "adamw8bit"] = "adamw"
 
     def __post_init__(self):
-        _require_known_words(self)
+        require_known_words(self)
         for name in ("steps", "stride", "learning_rate", "grad_clip"):
-            _require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("clips", "image_packs", "warmup", "cooldown", "weight_decay"):
-            _require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
-        _require(self.clips + self.image_packs > 0, "a batch needs clips or image_packs")
-        _require(0 <= self.text_dropout < 1, "text_dropout must lie in [0, 1)")
-        _require(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema}")
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+        require(self.clips + self.image_packs > 0, "a batch needs clips or image_packs")
+        require(0 <= self.text_dropout < 1, "text_dropout must lie in [0, 1)")
+        require(0 <= self.ema < 1, f"ema must lie in [0, 1), got {self.ema}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,24 +113,24 @@ class StageSpec:
     aug_max: float = 1.0
 
     def __post_init__(self):
-        _require_known_words(self)
+        require_known_words(self)
         self._check_sizes(*self.output.size, what=str(self.output))
         self._check_training()
         if self.input:
             self._check_upsampling(self.input)
-            _require(
+            require(
                 self.sampler.aug_logsnr is not None,
                 f"stage {self.name!r} upsamples: its sampler needs aug_logsnr (such as 3 or 5)",
             )
         if self.sampler.window is not None:
-            _require(
+            require(
                 self.unet.temporal == "conv",
                 f"stage {self.name!r}: a window needs temporal convolutions, not attention",
             )
 
     def _check_sizes(self, height: int, width: int, *, what: str) -> None:
         multiple = self.unet.multiple
-        _require(
+        require(
             height > 0 and width > 0 and height % multiple == 0 and width % multiple == 0,
             f"stage {self.name!r}: {what} must have height and width in multiples of "
             f"{multiple} (patch {self.unet.patch}, {len(self.unet.widths)} levels)",
@@ -220,26 +139,26 @@ class StageSpec:
     def _check_training(self) -> None:
         frames, crop = self.train.frames, self.train.crop
         if frames is not None:
-            _require(
+            require(
                 0 < frames <= self.output.frames and frames % self.time_factor == 0,
                 f"stage {self.name!r}: it cannot train on {frames} of {self.output.frames} frames: "
                 f"give a multiple of {self.time_factor} up to {self.output.frames}",
             )
         whole = frames or self.output.frames
-        _require(
+        require(
             self.train.stride == 1 or (self.kind == "base" and self.train.stride < whole),
             f"stage {self.name!r}: train.stride {self.train.stride} must be 1, or in a base less "
             f"than its {whole} frames",
         )
         if crop is not None:
             self._check_sizes(*crop, what=f"the crop {crop[0]}x{crop[1]}")
-            _require(
+            require(
                 crop[0] <= self.output.height and crop[1] <= self.output.width,
                 f"stage {self.name!r}: a crop of {crop[0]}x{crop[1]} does not fit into "
                 f"{self.output}",
             )
-        _require(0 < self.aug_max <= 1, f"aug_max must lie in (0, 1], got {self.aug_max}")
-        _require(
+        require(0 < self.aug_max <= 1, f"aug_max must lie in (0, 1], got {self.aug_max}")
+        require(
             self.max_weight is None or self.max_weight > 0,
             f"max_weight must be above 0, got {self.max_weight}",
         )
@@ -251,19 +170,19 @@ class StageSpec:
             (high.height, low.height),
             (high.width, low.width),
         )
-        _require(
+        require(
             all(big % small == 0 for big, small in (time, rows, cols)),
             f"stage {self.name!r}: {high} is not a whole multiple of its input {low}",
         )
-        _require(
+        require(
             high.height // low.height == high.width // low.width,
             f"stage {self.name!r} would change the aspect: {low} -> {high}",
         )
-        _require(
+        require(
             (high.frames > low.frames) != (high.height > low.height),
             f"stage {self.name!r} must upsample either time or space: {low} -> {high}",
         )
-        _require(
+        require(
             abs(low.fps * self.time_factor - high.fps) < 1e-6 * high.fps,
             f"stage {self.name!r} would change how long a clip lasts: {low} -> {high}",
         )
@@ -299,9 +218,9 @@ class TextSpec:
     length: int = 128
 
     def __post_init__(self):
-        _require_known_words(self)
-        _require(self.length >= 1, f"token length must be at least 1, got {self.length}")
-        _require(
+        require_known_words(self)
+        require(self.length >= 1, f"token length must be at least 1, got {self.length}")
+        require(
             (self.encoder == "t5") == bool(self.name),
             "a t5 encoder needs a name or folder, and minilm takes none",
         )
@@ -316,18 +235,18 @@ class CascadeSpec:
     text: TextSpec
 
     def __post_init__(self):
-        _require(len(self.stages) > 0, "a cascade needs at least one stage")
+        require(len(self.stages) > 0, "a cascade needs at least one stage")
         names = [stage.name for stage in self.stages]
-        _require(len(set(names)) == len(names), f"stage names must differ, got {names}")
-        _require(self.stages[0].kind == "base", "the first stage must be a base (input=None)")
+        require(len(set(names)) == len(names), f"stage names must differ, got {names}")
+        require(self.stages[0].kind == "base", "the first stage must be a base (input=None)")
         for before, stage in zip(self.stages, self.stages[1:], strict=False):
-            _require(
+            require(
                 stage.input == before.output,
                 f"stage {stage.name!r} wants {stage.input}, but {before.name!r} gives "
                 f"{before.output}",
             )
         for stage in self.stages:
-            _require(
+            require(
                 stage.unet.text_dim == self.text.dim,
                 f"stage {stage.name!r} reads text of width {stage.unet.text_dim}, the encoder "
                 f"gives {self.text.dim}",

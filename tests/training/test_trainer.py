@@ -1,18 +1,11 @@
-"""Training: a killed run ends where an undisturbed one does, and a stage learns what it sees."""
+"""Training: a stage learns what it sees, and a folder holds what is needed to go on."""
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from imagen_video import presets
 from imagen_video.data.clips import Crop, Example, Position
@@ -20,68 +13,12 @@ from imagen_video.data.mix import Mix
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.objective import Draws, Objective
 from imagen_video.stage import Stage
-from imagen_video.training.checkpoint import latest
 from imagen_video.training.ema import EMA
 from imagen_video.training.engine import initialise_from, make_optimizer
 from imagen_video.training.run import RunSpec, rate_at, with_steps
 from imagen_video.training.trainer import Data, Trainer
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import VideoFormat, resize, to_float
-
-# One thread and one job after the other: the same sums in the same order.
-COMMAND = """
-import sys
-from imagen_video.cli import main
-sys.argv = ["imagen-video", "train", "--preset", "tiny", "--stage", "tsr1", "--steps", "40",
-            "--threads", "1", "--save-minutes", "0.015", "--sheet-minutes", "60",
-            "--out", sys.argv[1]]
-main()
-"""
-
-
-# The second is Ctrl-C, after which a run saves and ends by itself.
-SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
-
-
-def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", COMMAND, str(folder)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-
-
-def stamp(folder: Path) -> str | None:
-    """The newest checkpoint."""
-    found = latest(folder)
-    return found and found.name
-
-
-def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    (file,) = checkpoint.glob("*.safetensors")
-    return load_file(file)
-
-
-def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
-    undisturbed = start(tmp_path / "whole")
-    assert undisturbed.wait() == 0
-    chance, kills = random.Random(0), 0
-    while kills < len(SIGNALS):
-        run = start(tmp_path / "killed")
-        before = stamp(tmp_path / "killed")
-        while run.poll() is None and stamp(tmp_path / "killed") == before:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.4))
-        if run.poll() is not None:
-            break
-        os.killpg(run.pid, SIGNALS[kills])  # loaders and all, as a terminal does
-        run.wait()
-        kills += 1
-    last = start(tmp_path / "killed")
-    assert last.wait() == 0
-    assert kills >= 2  # both kinds
-    log = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
-    assert [line["step"] for line in map(json.loads, log) if "loss" in line] == [20, 40]
-    whole, killed = (tensors(latest(tmp_path / name)) for name in ("whole", "killed"))
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
 class Still:

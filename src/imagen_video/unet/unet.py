@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from imagen_video.shapes import Bool, Float, Int
-from imagen_video.spec import UNetSpec
+from imagen_video.spec_unet import UNetSpec
 from imagen_video.unet.embed import LevelEmbedding, TextIn, TextPool
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, zero
