@@ -14,7 +14,7 @@ from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.objective import Draws, Objective
 from imagen_video.stage import Stage
 from imagen_video.training.ema import EMA
-from imagen_video.training.engine import initialise_from, make_optimizer
+from imagen_video.training.engine import initialise_from
 from imagen_video.training.run import RunSpec, rate_at, with_steps
 from imagen_video.training.trainer import Data, Trainer
 from imagen_video.unet.inputs import Conditioning
@@ -248,25 +248,28 @@ def test_a_batch_that_cannot_be_shared_is_refused(tiny, tmp_path):
         tiny_trainer(tmp_path, tiny, accumulate=2)
 
 
-def test_adafactor_learns_and_goes_on_where_it_stopped(tiny, tmp_path):
+@pytest.mark.parametrize("name", ["adafactor", "adamw8bit"])
+@pytest.mark.filterwarnings("ignore")  # torchao's own, when it is imported
+@torch.compiler.set_stance("force_eager")  # compiling torchao's step takes minutes here
+def test_other_optimizers_learn_and_go_on_where_they_stopped(tiny, tmp_path, name):
     def trainer(folder: Path, **options) -> Trainer:
         base = presets.tiny().stages[0]
-        spec = replace(base, train=replace(base.train, steps=8, optimizer="adafactor"))
+        spec = replace(base, train=replace(base.train, steps=8, optimizer=name))
         torch.manual_seed(0)
         data = Data(Mix(Still(), spec, seed=0, steps=8), tiny.encoder)
         return Trainer(Stage(spec), data, folder, RunSpec(workers=0, **options))
 
     whole = trainer(tmp_path / "whole")
     whole.run()
-    assert isinstance(whole.optimizer, torch.optim.Adafactor)
+    assert type(whole.optimizer).__name__.lower() == name
+    kinds = {type(v).__name__ for state in whole.optimizer.state.values() for v in state.values()}
+    assert ("OptimState8bit" in kinds) == (name == "adamw8bit")
     trainer(tmp_path / "parts", minutes=1e-6).run()
     rest = trainer(tmp_path / "parts")
     assert 0 < rest.step < 8
     rest.run()
     again, once = rest.stage.unet.state_dict(), whole.stage.unet.state_dict()
     assert all(torch.equal(again[name], once[name]) for name in once)
-    with pytest.raises(ValueError, match="on GPUs only"):
-        make_optimizer(replace(whole.train, optimizer="adamw8bit"), whole.stage.unet)
 
 
 def test_checkpoints_kept_are_the_last_and_the_best(tiny, tmp_path):

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from imagen_video.distributed import Ranks
 from imagen_video.training.ema import EMA, trained
+from imagen_video.training.engine import set_rate
 
 FACTS = "facts.json"
 
@@ -48,15 +49,31 @@ def _all(folder: Path) -> list[Path]:
 
 
 def tensors_of(unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights, averages and optimizer state by name, as the very tensors that are trained."""
+    """Weights, averages and optimizer state by name, as the very tensors that are trained; 8-bit
+    moments, which safetensors does not know, as what they stand for."""
     tensors = {}
     for name, parameter in trained(unet).items():
         tensors[f"weight/{name}"] = parameter.detach()
         tensors[f"ema/{name}"] = ema.average[name]
-        for moment, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"{moment}/{name}"] = value
+        for moment, value in _moments(optimizer, parameter):
+            tensors[f"{moment}/{name}"] = _plain(value, parameter) if _quantised(value) else value
     return tensors
+
+
+def _plain(value: Tensor, parameter: Tensor) -> Tensor:
+    """In the order of its codes, which knows no memory format."""
+    like = torch.zeros_like(parameter, memory_format=torch.contiguous_format).detach()
+    return like.copy_(value)
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> list[tuple[str, Tensor]]:
+    state = optimizer.state.get(parameter, {})
+    return [(moment, value) for moment, value in state.items() if isinstance(value, Tensor)]
+
+
+def _quantised(value: Tensor) -> bool:
+    """Codes and scales that pass for a tensor (torchao), whole or sharded."""
+    return type(getattr(value, "_local_tensor", value)) is not Tensor
 
 
 class Saver:
@@ -141,6 +158,10 @@ def load(checkpoint: Path, unet: nn.Module, ema: EMA, optimizer: torch.optim.Opt
             f"{checkpoint} is of another network or optimizer: use another --out folder"
         )
     load_tensors(tensors, storage_reader=reader)
+    for name, parameter in trained(unet).items():
+        for moment, value in _moments(optimizer, parameter):
+            if _quantised(value):
+                value.copy_(tensors[f"{moment}/{name}"])
 
 
 def tensors_in(checkpoint: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
@@ -158,12 +179,11 @@ def _hush() -> None:
 
 def prime(optimizer: torch.optim.Optimizer) -> None:
     """Let an optimizer make its state, in the layout it wants, without a change of the weights."""
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rate = float(optimizer.param_groups[0]["lr"])
+    set_rate(optimizer, 0.0)
     for group in optimizer.param_groups:
-        group["lr"] = 0.0
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    set_rate(optimizer, rate)

@@ -53,14 +53,23 @@ def make_optimizer(train: TrainSpec, unet: nn.Module) -> torch.optim.Optimizer:
     if train.optimizer == "adafactor":
         return torch.optim.Adafactor(weights, lr=rate, weight_decay=decay)
     if train.optimizer == "adamw8bit":
-        if weights[0].device.type != "cuda":
-            raise ValueError("adamw8bit runs on GPUs only: use adamw, or --device cuda")
         try:
-            from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+            from torchao.optim import AdamW8bit
         except ImportError as error:
-            raise ValueError("adamw8bit needs torchao: pip install torchao") from error
+            raise ValueError(
+                'adamw8bit needs torchao: pip install "imagen-video[adamw8bit]"'
+            ) from error
         return AdamW8bit(weights, lr=rate, betas=(0.9, 0.99), weight_decay=decay)
     return torch.optim.AdamW(weights, lr=rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, in place where an optimizer keeps it as a tensor."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def initialise_from(stage: Stage, folder: Path) -> Sequence[str]:

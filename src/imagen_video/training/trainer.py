@@ -21,7 +21,7 @@ from imagen_video.text.encoder import TextEncoder
 from imagen_video.training import checkpoint
 from imagen_video.training.dry import training_flops
 from imagen_video.training.ema import EMA
-from imagen_video.training.engine import make_optimizer, prepare
+from imagen_video.training.engine import make_optimizer, prepare, set_rate
 from imagen_video.training.guard import ROLLBACKS, Guard, Verdict
 from imagen_video.training.lora import ADAPTER, Lora, name_of
 from imagen_video.training.run import Every, RunSpec, check_shares, noting_interrupt, rate_at
@@ -158,8 +158,7 @@ class Trainer:
         """One optimizer step; returns the learning rate and the norm of the gradient."""
         run, unet = self.run_spec, self.stage.unet
         rate = self.train.learning_rate * rate_at(self.step, self.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         for i, part in enumerate(batch.parts(run.accumulate), start=1):
             synchronise(unet, last=i == run.accumulate)
