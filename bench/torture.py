@@ -47,7 +47,7 @@ def main() -> None:
 def start(out: Path, options: argparse.Namespace) -> subprocess.Popen:
     job = ["-m", "imagen_video", "train", "--preset", f"{__file__}:shared", "--stage", "base"]
     job += ["--out", str(out), "--steps", str(options.steps), "--threads", "1"]
-    job += ["--save-minutes", "0.005", "--sheet-minutes", "999"]
+    job += ["--save-minutes", "0.005", "--sheet-minutes", "999", "--log-every", "1"]
     launch = [sys.executable]
     if options.ranks > 1:
         launch += ["-m", "torch.distributed.run", "--standalone"]
@@ -60,14 +60,11 @@ def start(out: Path, options: argparse.Namespace) -> subprocess.Popen:
 
 
 def shared():
-    """The tiny cascade with a batch that two or four processes can share; where it is asked for, in
-    training, every step is logged."""
+    """The tiny cascade with a batch that two or four processes can share."""
     from dataclasses import replace
 
     from imagen_video import presets
-    from imagen_video.training.run import RunSpec
 
-    RunSpec.__init__.__kwdefaults__["log_every"] = 1
     tiny = presets.tiny()
     base = tiny.stages[0]
     base = replace(base, train=replace(base.train, clips=2, image_packs=2))
@@ -89,7 +86,9 @@ def torture(out: Path, options: argparse.Namespace) -> int:
             os.kill(chance.choice(workers(run)), signal.SIGKILL)
             assert run.wait(timeout=120) != 0
         else:
-            os.killpg(run.pid, signal.SIGKILL)
+            own = workers(run) if options.ranks > 1 else []  # each with a group of its own
+            for process in [*own, run.pid]:
+                os.killpg(process, signal.SIGKILL)
             run.wait()
         kills += 1
         check(latest(out))
@@ -98,7 +97,7 @@ def torture(out: Path, options: argparse.Namespace) -> int:
 
 
 def workers(run: subprocess.Popen) -> list[int]:
-    """The processes that torchrun started."""
+    """The processes that torchrun started, if it is torchrun."""
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
     return [pid for pid, line in lines.items() if b"imagen_video\0train" in line]

@@ -148,10 +148,11 @@ def gathered(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value  # pyright: ignore
 
 
-def synchronise(unet: nn.Module, last: bool) -> None:
-    """Exchange gradients after the last part of an accumulated step only."""
+def synchronise(unet: nn.Module, ranks: Ranks, *, last: bool) -> None:
+    """Exchange gradients after the last part of an accumulated step only, or of a sharded network
+    after every part: until then each process would keep all of them whole."""
     if hasattr(unet, "set_requires_gradient_sync"):
-        unet.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
+        unet.set_requires_gradient_sync(last or ranks.mesh["shard"].size() > 1)  # pyright: ignore[reportCallIssue]
 
 
 def reshard(unet: nn.Module) -> None:

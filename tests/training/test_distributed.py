@@ -24,7 +24,7 @@ import torch
 
 from imagen_video import presets
 from imagen_video.cli import main
-from imagen_video.training import job, run
+from imagen_video.training import job
 
 torch.set_num_threads(1)
 out, steps, stop, shards = Path(sys.argv[1]), *map(int, sys.argv[2:5])
@@ -44,11 +44,9 @@ if stop:  # a run that ends early, as one that is killed does
         return step(trainer, batch, watch)
 
     job.Trainer.train_on = stopping
-run.RunSpec.__dataclass_fields__["log_every"].default = 1
-run.RunSpec.__init__.__kwdefaults__["log_every"] = 1
 sys.argv = ["imagen-video", "train", "--out", str(out), "--stage", "base", "--steps", str(steps),
             "--precision", "fp32", "--shards", str(shards), "--save-minutes", "0.02",
-            "--sheet-minutes", "60", "--workers", "0", *sys.argv[5:]]
+            "--sheet-minutes", "60", "--workers", "0", "--log-every", "1", *sys.argv[5:]]
 main()
 """
 

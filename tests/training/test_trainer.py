@@ -264,12 +264,25 @@ def test_other_optimizers_learn_and_go_on_where_they_stopped(tiny, tmp_path, nam
     assert type(whole.optimizer).__name__.lower() == name
     kinds = {type(v).__name__ for state in whole.optimizer.state.values() for v in state.values()}
     assert ("OptimState8bit" in kinds) == (name == "adamw8bit")
-    trainer(tmp_path / "parts", minutes=1e-6).run()
+    first = trainer(tmp_path / "parts", save_minutes=1e-6)
+    real, four = first.train_on, iter(range(4))
+
+    def stopping(batch, watch):
+        if next(four, None) is None:
+            first.saver.finish()
+            raise KeyboardInterrupt
+        return real(batch, watch)
+
+    first.train_on = stopping
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
     rest = trainer(tmp_path / "parts")
-    assert 0 < rest.step < 8
+    assert rest.step == 4
     rest.run()
     again, once = rest.stage.unet.state_dict(), whole.stage.unet.state_dict()
-    assert all(torch.equal(again[name], once[name]) for name in once)
+    # Moments of 8 bits are rounded once more when they are read.
+    close = {"adafactor": 0.0, "adamw8bit": 0.1 * 8 * whole.train.learning_rate}[name]
+    assert all(torch.allclose(again[n], once[n], rtol=0, atol=close) for n in once)
 
 
 def test_checkpoints_kept_are_the_last_and_the_best(tiny, tmp_path):

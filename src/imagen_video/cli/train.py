@@ -53,6 +53,8 @@ class Train:
     """Keep no activations inside blocks for the backward pass: less memory, more time."""
     compiled: bool = False
     """Compile every block."""
+    log_every: int = 20
+    """Steps between two lines of the log."""
     save_minutes: float = 5.0
     sheet_minutes: float = 15.0
     keep: int = 2

@@ -50,7 +50,7 @@ def _all(folder: Path) -> list[Path]:
 
 def tensors_of(unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Weights, averages and optimizer state by name, as the very tensors that are trained; 8-bit
-    moments, which safetensors does not know, as what they stand for."""
+    moments, which safetensors does not know, as what they stand for: rounded again when read."""
     tensors = {}
     for name, parameter in trained(unet).items():
         tensors[f"weight/{name}"] = parameter.detach()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from imagen_video.diffusion.objective import Draws
 from imagen_video.spec import StageSpec
@@ -26,11 +26,17 @@ from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import VideoFormat
 
 FLOAT = 4
+# What the counter knows by the names that it has on GPUs alone.
+LONG_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
 
 
 def training_flops(spec: StageSpec, tokens: int, *, recompute: bool = False) -> int:
     """FLOPs of the forward and the backward pass of one row of a batch."""
-    with _fake(spec, recompute=recompute) as stage, FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=LONG_ATTENTION)
+    with _fake(spec, recompute=recompute) as stage, counter:
         _forwards_and_backwards(stage, tokens, rows=1)
     return counter.get_total_flops()
 

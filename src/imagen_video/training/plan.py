@@ -75,10 +75,15 @@ class Needs:
             )
         return self._steps[key]
 
-    def bytes_on_one(self, rows: int, *, gpus: int, shards: int, recompute: bool) -> int:
+    def bytes_on_one(
+        self, rows: int, *, gpus: int, shards: int, recompute: bool, accumulate: int = 1
+    ) -> int:
         """The peak on each of `gpus` that hold the network in `shards`."""
         sharded = gpus > 1
-        one, two = (self.step(n, recompute=recompute, sharded=sharded).peak(shards) for n in (1, 2))
+        steps = [self.step(n, recompute=recompute, sharded=sharded) for n in (1, 2)]
+        one, two = (step.peak(shards) for step in steps)
+        if accumulate > 1:  # all gradients of the parts before are there all the time
+            one, two = (step.activations + self.gradients // shards for step in steps)
         kept = (self.weights + self.optimizer + self.ema) // shards
         return kept + one + (rows - 1) * (two - one) + (self._gathered() if sharded else 0)
 
@@ -101,7 +106,11 @@ class Plan:
     @property
     def bytes_on_one(self) -> int:
         return self.needs.bytes_on_one(
-            self.rows, gpus=self.hardware.gpus, shards=self.shards, recompute=self.recompute
+            self.rows,
+            gpus=self.hardware.gpus,
+            shards=self.shards,
+            recompute=self.recompute,
+            accumulate=self.accumulate,
         )
 
     @property

@@ -159,9 +159,8 @@ class Trainer:
         run, unet = self.run_spec, self.stage.unet
         rate = self.train.learning_rate * rate_at(self.step, self.train)
         set_rate(self.optimizer, rate)
-        self.optimizer.zero_grad(set_to_none=True)
         for i, part in enumerate(batch.parts(run.accumulate), start=1):
-            synchronise(unet, last=i == run.accumulate)
+            synchronise(unet, self.ranks, last=i == run.accumulate)
             loss = self._loss(part)
             (loss.value / run.accumulate).backward()
             watch.saw(loss, part)
@@ -172,6 +171,7 @@ class Trainer:
             self.ema.update(unet, self.step)
         elif verdict is Verdict.ROLL_BACK:
             self._roll_back()
+        self.optimizer.zero_grad(set_to_none=True)  # no room taken while a checkpoint is made
         self.step += 1
         return rate, norm.item()
 
@@ -240,7 +240,8 @@ class Trainer:
                         times=lambda b, g, t=time_: torch.full((b,), t, device=g.device),
                     )
                     where = step * len(VALIDATION_TIMES) + i
-                    losses.append(self._loss(batch, at, where).per_clip)
+                    for part in batch.parts(self.run_spec.accumulate):
+                        losses.append(self._loss(part, at, where).per_clip)
         values = torch.cat(losses)
         total, count = self.ranks.total(torch.stack([values.sum(), values.new_tensor(len(values))]))
         return float(total / count)
@@ -248,25 +249,26 @@ class Trainer:
     def _draw(self, draw_sheet: Callable[[Stage], Path] | None) -> None:
         stage = self.averaged()
         if stage is not None and draw_sheet is not None:
+            stage.unet.to(self.ranks.device)
             sheet = draw_sheet(stage)
             if self.log is not None:
                 self.log.show(self.step, sheet)
         self.ranks.wait()
 
     def averaged(self) -> Stage | None:
-        """A stage of its own with the averaged weights; None but on the first process."""
+        """A stage on the CPU with the averaged weights; None but on the first process."""
         weights = {}
         for name, parameter in self.stage.unet.named_parameters():
             whole = gathered(self.ema.average.get(name, parameter))
-            if self.ranks.first:
-                weights[name] = whole
+            if self.ranks.first:  # a second network on its device might not fit
+                weights[name] = whole.cpu()
         if not self.ranks.first:
             return None
         stage = Stage(self.stage.spec)
         if self.lora is not None:
             self.lora.adapt(stage.unet)
-        stage.unet.to(self.ranks.device).requires_grad_(False).eval()
         stage.unet.load_state_dict(weights)
+        stage.unet.requires_grad_(False).eval()
         return stage
 
     def save(self) -> None:
