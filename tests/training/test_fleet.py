@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import imagen_video
 from imagen_video import presets
 from imagen_video.cascade import Cascade
 from imagen_video.stage import Stage
@@ -84,10 +85,19 @@ def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path):
     )
     assert said.returncode == 0, said.stderr
     lines = said.stdout.splitlines()
-    assert "--rdzv-endpoint=node1:29500" in lines and "--nproc-per-node=8" in lines
+    assert "--rdzv-endpoint=node1:29500" in lines and "--nproc-per-node=3" in lines
     start = lines.index("train")
     assert tuple(lines[start:]) == (*jobs[2].arguments, "--device", "cuda")
     assert jobs[2].arguments[2] == "ssr1"
+
+
+def test_every_stage_begins_with_its_own_folder(tmp_path):
+    mini = Path(imagen_video.__file__).parent / "mini"
+    for job in jobs_of(presets.mini(), tmp_path, [], steps=None, init_from=mini):
+        where = job.arguments.index("--init-from")
+        assert job.arguments[where + 1] == str(mini / job.stage)
+    with pytest.raises(ValueError, match=r"no stage.json in .*base: with --stage all"):
+        jobs_of(presets.mini(), tmp_path, [], steps=None, init_from=tmp_path)
 
 
 def test_slurm_and_many_devices_are_for_all_stages(tmp_path):

@@ -54,7 +54,7 @@ def seen_by(unet: torch.nn.Module) -> torch.Tensor:
 def test_fresh_adapters_change_nothing(tiny, tmp_path, stage):
     spec = tiny.stages[stage].spec
     save_stage(tiny.stages[stage], tmp_path)
-    lora = Lora(3, tmp_path)
+    lora = Lora.over(tmp_path, 3)
     unet, plain = lora.load_base(spec).unet, load_stage(tmp_path).unet
     lora.adapt(unet)
     names = {name for name, weight in unet.named_parameters() if weight.requires_grad}
@@ -137,6 +137,15 @@ def test_two_sharded_processes_train_adapters_as_one(script, base, tmp_path):  #
         for name in ("one", "two")
     )
     assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
+
+
+def test_weights_that_changed_are_not_merged(tiny, base, tmp_path):
+    below, out = tmp_path / "below", tmp_path / "out"
+    save_stage(tiny.stages[0], below)
+    fine_tune(below, out, steps=1)
+    save_stage(Stage(tiny.stages[0].spec), below)
+    with pytest.raises(ValueError, match="has changed since adapters were trained over it"):
+        export_stage(out, tmp_path / "merged")
 
 
 def test_what_does_not_fit_is_refused(tiny, base, tuned, tmp_path):

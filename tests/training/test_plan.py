@@ -69,7 +69,15 @@ def test_the_cheapest_way_that_fits_is_chosen():
     assert way(plan(needs, tight)) == (2, True, 1, 2, True)
     nothing = Hardware(gpus=2, gpu_memory=1e-6)
     assert way(plan(needs, nothing)) == (2, True, 1, 2, False)
-    assert "needs" in as_tables([plan(needs, nothing)], "tiny").splitlines()[-1]
+    assert "needs" in as_tables([plan(needs, nothing)], nothing, "tiny").splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "used"), [(5, 8, 5), (3, 8, 3), (128, 64, 64), (24, 12, 8), (7, 2, 1)]
+)
+def test_as_many_gpus_are_used_as_share_a_batch(rows, most, used):
+    spec = replace(DEEP, train=replace(DEEP.train, clips=rows, image_packs=0))
+    assert plan(Needs(spec, 32), Hardware(gpus=most)).hardware.gpus == used
 
 
 def test_time_is_work_over_rate():
@@ -104,7 +112,7 @@ def test_the_command_line_prints_tables_and_commands(monkeypatch, capsys, tmp_pa
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--gpus", "2"], "batch of 3"),
+        (["--gpus", "0"], "gpus must be above 0, got 0"),
         (["--gpu-memory", "0"], "gpu_memory must be above 0, got 0"),
         (["--utilisation", "1.5"], "utilisation must lie in (0, 1], got 1.5"),
     ],

@@ -35,4 +35,4 @@ def run_plan(options: Plan) -> None:
     stages = needs_of(presets.find(options.preset))
     with tqdm(stages, unit="stage", leave=False) as shown:
         plans = [plan(needs, hardware) for needs in shown]
-    print(as_tables(plans, options.preset))
+    print(as_tables(plans, hardware, options.preset))

@@ -28,7 +28,8 @@ class Train:
     minutes: float | None = None
     """Stop early after so long; the schedule counts steps."""
     init_from: Path | None = None
-    """A stage folder whose matching weights a fresh run starts from."""
+    """A stage folder whose matching weights a fresh run starts from; for all stages one with such
+    a folder each, by name."""
     lora: int | None = None
     """Train low-rank adapters of this rank over --init-from, whose weights stay as they are."""
     captions: Path | None = None
@@ -89,7 +90,8 @@ def run_train(options: Train) -> None:
 def _train_all(options: Train, cascade: "CascadeSpec") -> None:
     from imagen_video.training.fleet import jobs_of, train_all, write_slurm
 
-    jobs = jobs_of(cascade, options.out, _arguments(options), steps=options.steps)
+    arguments, begin = _arguments(options), options.init_from
+    jobs = jobs_of(cascade, options.out, arguments, steps=options.steps, init_from=begin)
     if options.slurm is not None:
         write_slurm(options.slurm, jobs, options.out)
         print(f"sbatch {options.slurm}")
@@ -102,7 +104,8 @@ def _arguments(options: Train) -> list[str]:
     typed = []
     for field in fields(Train):
         value = getattr(options, field.name)
-        if field.name in ("out", "stage", "device", "slurm") or value == field.default:
+        apart = ("out", "stage", "device", "slurm", "init_from")
+        if field.name in apart or value == field.default:
             continue
         name = field.name.replace("_", "-")
         if isinstance(value, bool):

@@ -21,6 +21,7 @@ from imagen_video.diffusion.objective import Draws
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.training.engine import recompute_blocks
+from imagen_video.training.lora import Lora
 from imagen_video.training.run import trained_format
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import VideoFormat
@@ -33,10 +34,12 @@ LONG_ATTENTION = {
 }
 
 
-def training_flops(spec: StageSpec, tokens: int, *, recompute: bool = False) -> int:
+def training_flops(
+    spec: StageSpec, tokens: int, *, recompute: bool = False, lora: Lora | None = None
+) -> int:
     """FLOPs of the forward and the backward pass of one row of a batch."""
     counter = FlopCounterMode(display=False, custom_mapping=LONG_ATTENTION)
-    with _fake(spec, recompute=recompute) as stage, counter:
+    with _fake(spec, recompute=recompute, lora=lora) as stage, counter:
         _forwards_and_backwards(stage, tokens, rows=1)
     return counter.get_total_flops()
 
@@ -127,17 +130,23 @@ class _Allocated(TorchDispatchMode):
 
 @contextmanager
 def _fake(
-    spec: StageSpec, *, recompute: bool = False, dtype: torch.dtype = torch.float32
+    spec: StageSpec,
+    *,
+    recompute: bool = False,
+    dtype: torch.dtype = torch.float32,
+    lora: Lora | None = None,
 ) -> Iterator[Stage]:
     """The stage with weights that have no data but think that they lie on a CPU."""
     unet = build_unet(spec, device="meta")
+    if lora is not None:
+        lora.adapt(unet)
     if recompute:
         recompute_blocks(unet)
     with FakeTensorMode():
         for part in unet.modules():
             for name, weight in list(part.named_parameters(recurse=False)):
                 like = torch.empty_strided(weight.shape, weight.stride(), dtype=dtype)
-                setattr(part, name, nn.Parameter(like))
+                setattr(part, name, nn.Parameter(like, weight.requires_grad))
         yield Stage(spec, unet)
 
 

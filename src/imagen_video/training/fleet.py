@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from imagen_video.files import replacing
 from imagen_video.spec import CascadeSpec
-from imagen_video.training.run import with_steps
+from imagen_video.training.run import NODE, ranks_for, with_steps
+from imagen_video.weights import SPEC
 
 # Seconds between two looks at the jobs.
 LOOK = 1.0
@@ -22,27 +23,51 @@ LOOK = 1.0
 
 @dataclass(frozen=True)
 class Job:
-    """One stage: its command below `python -m imagen_video`, its folder and its length."""
+    """One stage: its command below `python -m imagen_video`, its folder, its length and batch."""
 
     stage: str
     arguments: tuple[str, ...]
     out: Path
     steps: int
+    rows: int
 
 
 def jobs_of(
-    cascade: CascadeSpec, out: Path, arguments: Sequence[str], *, steps: int | None
+    cascade: CascadeSpec,
+    out: Path,
+    arguments: Sequence[str],
+    *,
+    steps: int | None,
+    init_from: Path | None = None,
 ) -> list[Job]:
-    """One job a stage, below `out`; `arguments` are what all of them are given besides."""
+    """One job a stage, below `out`; `arguments` are what all of them are given besides.
+
+    Each starts from its own folder below `init_from`; ValueError where there is none.
+    """
     return [
         Job(
             stage.name,
-            ("train", "--stage", stage.name, "--out", str(out / stage.name), *arguments),
+            (
+                *("train", "--stage", stage.name, "--out", str(out / stage.name)),
+                *(_beginning(init_from, stage.name) if init_from else ()),
+                *arguments,
+            ),
             out / stage.name,
             with_steps(stage, steps).train.steps,
+            stage.train.clips + stage.train.image_packs,
         )
         for stage in cascade.stages
     ]
+
+
+def _beginning(init_from: Path, stage: str) -> tuple[str, str]:
+    folder = init_from / stage
+    if not (folder / SPEC).is_file():
+        raise ValueError(
+            f"no {SPEC} in {folder}: with --stage all, --init-from is a folder with one a stage, "
+            "such as a cascade's"
+        )
+    return "--init-from", str(folder)
 
 
 def train_all(jobs: Sequence[Job], devices: Sequence[str]) -> None:
@@ -123,10 +148,12 @@ SLURM = """\
 commands=(
 {commands}
 )
+# As many as share the stage's batch equally.
+processes=({processes})
 srun --kill-on-bad-exit=1 bash -c 'exec torchrun \\
-    --nnodes="$SLURM_NNODES" --nproc-per-node="$SLURM_GPUS_ON_NODE" --rdzv-backend=c10d \\
+    --nnodes="$SLURM_NNODES" --nproc-per-node="$0" --rdzv-backend=c10d \\
     --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$(scontrol show hostnames | head -n1):29500" \\
-    -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}"
+    -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}" "${{processes[$SLURM_ARRAY_TASK_ID]}}"
 """
 
 
@@ -135,6 +162,9 @@ def write_slurm(path: Path, jobs: Sequence[Job], out: Path) -> None:
     commands = [
         "    " + shlex.quote(shlex.join([*job.arguments, "--device", "cuda"])) for job in jobs
     ]
-    text = SLURM.format(last=len(jobs) - 1, out=out, commands="\n".join(commands))
+    processes = " ".join(str(ranks_for(job.rows, NODE)) for job in jobs)
+    text = SLURM.format(
+        last=len(jobs) - 1, out=out, commands="\n".join(commands), processes=processes
+    )
     with replacing(path) as temporary:
         temporary.write_text(text)

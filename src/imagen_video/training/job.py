@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -49,14 +50,14 @@ class JobSpec:
     device: str = "cpu"
     shards: int = 1
 
-    @property
+    @cached_property
     def adapters(self) -> Lora | None:
         """ValueError where there is nothing for them to adapt."""
         if self.lora is None:
             return None
         if self.init_from is None:
             raise ValueError("--lora trains adapters of a trained stage: give --init-from FOLDER")
-        return Lora(self.lora, self.init_from)
+        return Lora.over(self.init_from, self.lora)
 
 
 def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
@@ -66,7 +67,7 @@ def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
 
 
 def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> int:
-    spec = with_steps(cascade.stage(job.stage), job.steps)
+    spec, lora = with_steps(cascade.stage(job.stage), job.steps), job.adapters
     # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
     if run.captions is None:
         encoder = load_keeping(cascade.text, dtype=torch.bfloat16)
@@ -78,7 +79,7 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
         stage = _stage(spec, job, run, data, fresh=fresh)
     else:  # `spread` sends the weights
         stage = Stage(spec, build_unet(spec, device="meta"))
-    trainer = Trainer(stage, data, job.out, run, ranks=ranks, lora=job.adapters)
+    trainer = Trainer(stage, data, job.out, run, ranks=ranks, lora=lora)
     drawer = None
     if ranks.first and data.validation is not None:
         held_out = data.validation.source

@@ -24,17 +24,32 @@ ADAPTER = "adapter"
 
 @dataclass(frozen=True)
 class Lora:
-    """Adapters of this rank over the weights of a saved stage, all of which stay frozen."""
+    """Adapters of this rank over the weights of a saved stage, all of which stay frozen.
+
+    `sha256` is of those weights: adapters say nothing over others.
+    """
 
     rank: int
     base: Path
+    sha256: str
 
     def __post_init__(self):
         if self.rank < 1:
             raise ValueError(f"the rank of adapters must be at least 1, got {self.rank}")
 
+    @classmethod
+    def over(cls, base: Path, rank: int) -> "Lora":
+        """New adapters over the weights that lie in a stage's folder now."""
+        return cls(rank, base, _digest(base))
+
     def load_base(self, spec: StageSpec) -> Stage:
-        """The stage below the adapters, in float32; ValueError if its network is another."""
+        """The stage below the adapters, in float32; ValueError if its network or its weights are
+        not those they are for."""
+        if _digest(self.base) != self.sha256:
+            raise ValueError(
+                f"{self.base / MODEL} has changed since adapters were trained over it: bring back "
+                f"the one with SHA-256 {self.sha256}"
+            )
         stage = load_stage(self.base, dtype=torch.float32)
         if stage.spec.unet != spec.unet or stage.spec.low_channels != spec.low_channels:
             raise ValueError(f"{self.base} has another network than stage {spec.name!r}")
@@ -77,9 +92,14 @@ class Lora:
 
     def facts(self) -> dict:
         """What a checkpoint says of them; the base by its content, wherever it lies."""
-        with open(self.base / MODEL, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"rank": self.rank, "base": str(self.base.resolve()), "sha256": digest}
+        return {"rank": self.rank, "base": str(self.base.resolve()), "sha256": self.sha256}
+
+
+def _digest(base: Path) -> str:
+    if not (base / MODEL).is_file():
+        raise ValueError(f"no {MODEL} in {base}: adapters need a trained stage below them")
+    with open(base / MODEL, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def name_of(told: dict | None) -> str:
@@ -92,7 +112,7 @@ def name_of(told: dict | None) -> str:
 def lora_of(facts: dict) -> Lora | None:
     """The adapters that a checkpoint is of, if it is."""
     told = facts.get("lora")
-    return told and Lora(told["rank"], Path(told["base"]))
+    return told and Lora(told["rank"], Path(told["base"]), told["sha256"])
 
 
 def merged(wrapper: nn.Module) -> VideoUNet:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from imagen_video.spec import CascadeSpec, StageSpec
@@ -15,13 +15,11 @@ from imagen_video.training.dry import (
     training_flops,
 )
 from imagen_video.training.engine import blocks_of
-from imagen_video.training.run import check_shares
+from imagen_video.training.run import NODE, ranks_for
 
 HALF = 2
 # Of a GPU's memory: the allocator's gaps and CUDA itself have the rest.
 USABLE = 0.9
-# GPUs of one machine.
-NODE = 8
 GIB, TERA = 2**30, 1e12
 
 
@@ -137,7 +135,7 @@ class Plan:
         spec, gpus = self.needs.spec, self.hardware.gpus
         words = ["imagen-video"]
         if gpus > 1:
-            nodes, each = (gpus // NODE, NODE) if gpus % NODE == 0 else (1, gpus)
+            nodes, each = (gpus // NODE, NODE) if gpus > NODE else (1, gpus)
             many = [f"--nnodes={nodes}", "--rdzv-backend=c10d", "--rdzv-endpoint=HOST:29500"]
             words = ["torchrun", *(many if nodes > 1 else []), f"--nproc-per-node={each}"]
             words += ["-m", "imagen_video"]
@@ -151,12 +149,12 @@ class Plan:
 def plan(needs: Needs, hardware: Hardware) -> Plan:
     """The way to train a stage that costs least: fewest shards, and no recomputation if it can be.
 
-    Where nothing fits, the way that needs least memory (`fits` is False). ValueError where the
-    batch cannot be shared by the GPUs.
+    On as many of the GPUs as share its batch equally. Where nothing fits, the way that needs least
+    memory (`fits` is False).
     """
-    train = needs.spec.train
-    check_shares(train.clips + train.image_packs, hardware.gpus, 1)
-    share = (train.clips + train.image_packs) // hardware.gpus
+    total = needs.spec.train.clips + needs.spec.train.image_packs
+    hardware = replace(hardware, gpus=ranks_for(total, hardware.gpus))
+    share = total // hardware.gpus
     for shards, recompute in _ways(hardware.gpus):
         for rows in _divisors(share)[::-1]:
             found = Plan(needs, hardware, shards, recompute, rows, share // rows)
@@ -179,10 +177,9 @@ def needs_of(cascade: CascadeSpec) -> list[Needs]:
     return [Needs(stage, cascade.text.length) for stage in cascade.stages]
 
 
-def as_tables(plans: Sequence[Plan], preset: str) -> str:
-    """What every stage needs, how to train it, and the commands."""
-    hardware = plans[0].hardware
-    lines = [_table(NEEDS, [_needs_cells(p.needs, alone=hardware.gpus == 1) for p in plans]), ""]
+def as_tables(plans: Sequence[Plan], hardware: Hardware, preset: str) -> str:
+    """What every stage needs, how to train it on some or all of the GPUs, and the commands."""
+    lines = [_table(NEEDS, [_needs_cells(p.needs, alone=p.hardware.gpus == 1) for p in plans]), ""]
     lines += [_table(WAYS, [_way_cells(p) for p in plans]), ""]
     days, hours = (sum(getattr(p, name) for p in plans) for name in ("days", "gpu_hours"))
     lines += [
@@ -206,8 +203,8 @@ def _too_large(found: Plan) -> str:
 
 NEEDS = ("stage", "params", "weights", "gradients", "optimizer", "EMA", "activations", "TFLOP/row")
 WAYS = (
-    "stage", "shards", "recompute", "rows", "accumulate", "GiB/GPU", "fits", "rows/s", "days",
-    "GPU-hours",
+    "stage", "GPUs", "shards", "recompute", "rows", "accumulate", "GiB/GPU", "fits", "rows/s",
+    "days", "GPU-hours",
 )  # fmt: skip
 
 
@@ -223,6 +220,7 @@ def _needs_cells(needs: Needs, *, alone: bool) -> tuple[str, ...]:
 def _way_cells(found: Plan) -> tuple[str, ...]:
     return (
         found.needs.spec.name,
+        str(found.hardware.gpus),
         str(found.shards),
         "yes" if found.recompute else "no",
         str(found.rows),

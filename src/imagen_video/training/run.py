@@ -14,6 +14,9 @@ from imagen_video.distributed import Lost
 from imagen_video.spec import StageSpec, TrainSpec
 from imagen_video.video import VideoFormat
 
+# GPUs of one machine.
+NODE = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
@@ -61,6 +64,11 @@ def check_shares(total: int, ranks: int, accumulate: int) -> None:
             f"a batch of {total} (clips and image_packs) cannot be shared equally by {ranks} "
             f"processes in {accumulate} parts each: their product must be one of {fits}"
         )
+
+
+def ranks_for(total: int, most: int) -> int:
+    """The most processes, on one machine of NODE or on whole ones, that share a batch equally."""
+    return max(n for n in range(1, most + 1) if total % n == 0 and (n <= NODE or n % NODE == 0))
 
 
 @contextmanager

@@ -150,7 +150,7 @@ class Trainer:
         return self.step
 
     def _watch(self) -> Watch:
-        flops = training_flops(self.stage.spec, self.data.encoder.length)
+        flops = training_flops(self.stage.spec, self.data.encoder.length, lora=self.lora)
         peak = matrix_rate(repeats=2, device=self.ranks.device)
         return Watch(self.ranks, flops_per_row=flops, peak_flops=peak)
 
@@ -285,16 +285,14 @@ class Trainer:
         self._saved = self.step
         if validation is not None and self.log is not None:
             self.log.write({"step": self.step, "validation": validation})
-        stage = self.averaged()
-        if stage is not None:
-            self._write(stage)
-
-    def _write(self, stage: Stage) -> None:
         if self.lora is None:
-            save_stage(stage, self.out, dtype=torch.bfloat16)
+            stage = self.averaged()
+            if stage is not None:
+                save_stage(stage, self.out, dtype=torch.bfloat16)
             return
-        adapters = {n: w for n, w in stage.unet.named_parameters() if n in self.ema.average}
-        self.lora.save(adapters, stage.unet, self.out / ADAPTER)
+        adapters = {name: gathered(average) for name, average in self.ema.average.items()}
+        if self.ranks.first:
+            self.lora.save(adapters, self.stage.unet, self.out / ADAPTER)
 
 
 def _timed(loader: Iterator[Batch], watch: Watch) -> Iterator[Batch]:
