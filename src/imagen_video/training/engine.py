@@ -54,7 +54,7 @@ def make_optimizer(train: TrainSpec, unet: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.Adafactor(weights, lr=rate, weight_decay=decay)
     if train.optimizer == "adamw8bit":
         try:
-            from torchao.optim import AdamW8bit
+            from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError(
                 'adamw8bit needs torchao: pip install "imagen-video[adamw8bit]"'
