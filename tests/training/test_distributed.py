@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,7 +112,8 @@ def test_a_killed_process_ends_the_job_and_spoils_no_checkpoint(script, tmp_path
     os.kill(processes[which], signal.SIGKILL)
     _, said = run.communicate(timeout=120)
     assert run.returncode != 0
-    assert "imagen-video: another process of this run is gone" in said
+    # Ours, or torchrun's where it ended the others before they saw.
+    assert re.search("another process of this run is gone|SIGKILL. received by PID", said)
     before = facts_of(latest(tmp_path))["step"]
     train(script, tmp_path, ranks=1, steps=10**5, stop=before + 2)
     assert len(losses(tmp_path)) == before + 2
