@@ -104,17 +104,28 @@ def started(device: str = "cpu", *, shards: int = 1) -> Iterator[Ranks]:
 @contextmanager
 def telling_lost() -> Iterator[None]:
     """Turn the many errors of a collective whose other end is gone into one, Lost."""
+    from torch.distributed.checkpoint.api import CheckpointException  # no Exception
+
     try:
         yield
-    except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, Lost) or not re.search("gloo|NCCL|TCPStore|peer", text):
+    except (Exception, CheckpointException) as error:
+        # What tidies up after the collective may itself fail: the first error tells.
+        kinds = RuntimeError, CheckpointException
+        texts = [str(e).strip() for e in _chain(error) if isinstance(e, kinds)]
+        lost = [text for text in texts if re.search("gloo|NCCL|TCPStore|peer", text)]
+        if isinstance(error, Lost) or not lost:
             raise
-        reason = text.strip().splitlines()[0]
         raise Lost(
-            f"another process of this run is gone ({reason}); nothing saved is lost: the same "
-            "command goes on from the last checkpoint"
+            f"another process of this run is gone ({lost[-1].splitlines()[0]}); nothing saved is "
+            "lost: the same command goes on from the last checkpoint"
         ) from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those it was raised from or while handling, the last first."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def spread(unet: nn.Module, ranks: Ranks, *, parts: list[nn.Module], bf16: bool) -> None:

@@ -68,7 +68,7 @@ def test_a_watch_tells_kinds_and_noise_levels_apart():
     per_clip = torch.tensor([1.0, 2.0, 6.0])
     logsnr = torch.tensor([-9.0, -1.0, 5.0])
     assert batch.is_video.tolist() == [True, True, False]
-    watch.waiting(0.001)
+    assert list(watch.waiting(iter([batch]))) == [batch]
     watch.saw(Loss(per_clip.mean(), per_clip, logsnr), batch)
     facts = watch.facts()
     assert (facts["loss"], facts["loss_video"], facts["loss_image"]) == (3, 1.5, 6)

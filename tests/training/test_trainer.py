@@ -248,46 +248,6 @@ def test_a_batch_that_cannot_be_shared_is_refused(tiny, tmp_path):
         tiny_trainer(tmp_path, tiny, accumulate=2)
 
 
-@pytest.mark.parametrize("name", ["adafactor", "adamw8bit"])
-@pytest.mark.filterwarnings("ignore")  # torchao's own, when it is imported
-@torch.compiler.set_stance("force_eager")  # compiling torchao's step takes minutes here
-def test_other_optimizers_learn_and_go_on_where_they_stopped(tiny, tmp_path, name):
-    if name == "adamw8bit":  # no part of the test extra: transformers imports it, and it is loud
-        pytest.importorskip("torchao")
-
-    def trainer(folder: Path, **options) -> Trainer:
-        base = presets.tiny().stages[0]
-        spec = replace(base, train=replace(base.train, steps=8, optimizer=name))
-        torch.manual_seed(0)
-        data = Data(Mix(Still(), spec, seed=0, steps=8), tiny.encoder)
-        return Trainer(Stage(spec), data, folder, RunSpec(workers=0, **options))
-
-    whole = trainer(tmp_path / "whole")
-    whole.run()
-    assert type(whole.optimizer).__name__.lower() == name
-    kinds = {type(v).__name__ for state in whole.optimizer.state.values() for v in state.values()}
-    assert ("OptimState8bit" in kinds) == (name == "adamw8bit")
-    first = trainer(tmp_path / "parts", save_minutes=1e-6)
-    real, four = first.train_on, iter(range(4))
-
-    def stopping(batch, watch):
-        if next(four, None) is None:
-            first.saver.finish()
-            raise KeyboardInterrupt
-        return real(batch, watch)
-
-    first.train_on = stopping
-    with pytest.raises(KeyboardInterrupt):
-        first.run()
-    rest = trainer(tmp_path / "parts")
-    assert rest.step == 4
-    rest.run()
-    again, once = rest.stage.unet.state_dict(), whole.stage.unet.state_dict()
-    # Moments of 8 bits are rounded once more when they are read.
-    close = {"adafactor": 0.0, "adamw8bit": 0.1 * 8 * whole.train.learning_rate}[name]
-    assert all(torch.allclose(again[n], once[n], rtol=0, atol=close) for n in once)
-
-
 def test_checkpoints_kept_are_the_last_and_the_best(tiny, tmp_path):
     spec = with_steps(presets.tiny().stages[0], 6)
     mix = Mix(Still(), spec, seed=0, steps=6)

@@ -74,7 +74,7 @@ def ranks_for(total: int, most: int) -> int:
 @contextmanager
 def noting_interrupt() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C or SIGTERM came, to be asked between steps: half a step would spoil the
-    resume. A second one interrupts at once.
+    resume. A second Ctrl-C interrupts at once.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -82,7 +82,7 @@ def noting_interrupt() -> Iterator[Callable[[], bool]]:
         return
 
     def note(number: int, frame: object) -> None:
-        if asked.is_set():
+        if asked.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.set()
 

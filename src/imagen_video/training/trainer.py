@@ -2,8 +2,7 @@
 `TrainSpec`)."""
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -119,9 +118,8 @@ class Trainer:
         progress = tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not first)
         watch, due = self._watch(), False
         with noting_interrupt() as interrupted, telling_lost():
-            for batch in _timed(
-                batches(self.data.mix, start=self.step, workers=run.workers), watch
-            ):
+            loader = batches(self.data.mix, start=self.step, workers=run.workers)
+            for batch in watch.waiting(loader):
                 rate, norm = self.train_on(batch, watch)
                 progress.update()
                 if self.step % run.log_every == 0:
@@ -293,14 +291,3 @@ class Trainer:
         adapters = {name: gathered(average) for name, average in self.ema.average.items()}
         if self.ranks.first:
             self.lora.save(adapters, self.stage.unet, self.out / ADAPTER)
-
-
-def _timed(loader: Iterator[Batch], watch: Watch) -> Iterator[Batch]:
-    """The same batches, with the time they were waited for noted."""
-    while True:
-        start = time.monotonic()
-        batch = next(loader, None)
-        watch.waiting(time.monotonic() - start)
-        if batch is None:
-            return
-        yield batch

@@ -4,6 +4,7 @@ import json
 import math
 import resource
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,15 @@ class Watch:
         self._rows: list[Tensor] = []
         self._start, self.waited, self.rows = time.monotonic(), 0.0, 0
 
-    def waiting(self, seconds: float) -> None:
-        """Time spent waiting for data."""
-        self.waited += seconds
+    def waiting(self, loader: Iterator[Batch]) -> Iterator[Batch]:
+        """The same batches, with the time they were waited for noted."""
+        while True:
+            start = time.monotonic()
+            batch = next(loader, None)
+            self.waited += time.monotonic() - start
+            if batch is None:
+                return
+            yield batch
 
     def saw(self, loss: Loss, batch: Batch) -> None:
         """One part of a batch; nothing is brought to the CPU before the next line."""
