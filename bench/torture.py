@@ -5,11 +5,12 @@
 
 Trains the tiny base twice on the sticker world, once undisturbed, and once killed again and again:
 the whole group, or with several ranks one of them. After every kill the newest checkpoint must be
-whole. In the end one process must have the very weights of the undisturbed run; several must have
-had its losses, to 1e-3 at every logged step.
+whole. In every step each process must have trained on the samples of the undisturbed run. In the
+end one process must have the very weights of that run; several must have had its losses, to 1e-3.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -60,15 +61,31 @@ def start(out: Path, options: argparse.Namespace) -> subprocess.Popen:
 
 
 def shared():
-    """The tiny cascade with a batch that two or four processes can share."""
+    """The tiny cascade with a batch that two or four processes can share, which note it."""
     from dataclasses import replace
 
     from imagen_video import presets
 
+    note_samples()
     tiny = presets.tiny()
     base = tiny.stages[0]
     base = replace(base, train=replace(base.train, clips=2, image_packs=2))
     return replace(tiny, stages=(base, *tiny.stages[1:]))
+
+
+def note_samples() -> None:
+    """Let a process append to a file what each of its steps trains on."""
+    from imagen_video.training.trainer import Trainer
+
+    train_on = Trainer.train_on
+
+    def noting(self: Trainer, batch, watch):
+        rows = batch.video.numpy().tobytes() + repr(batch.captions).encode()
+        with open(self.out / f"samples{self.ranks.rank}.jsonl", "a") as file:
+            file.write(json.dumps([self.step, hashlib.sha256(rows).hexdigest()]) + "\n")
+        return train_on(self, batch, watch)
+
+    Trainer.train_on = noting
 
 
 def torture(out: Path, options: argparse.Namespace) -> int:
@@ -116,12 +133,20 @@ def compared(whole: Path, killed: Path, ranks: int) -> dict:
     first, second = losses(whole), losses(killed)
     assert first.keys() == second.keys()
     worst = max(abs(first[step] - second[step]) for step in first)
+    batches = samples(whole, ranks)
+    assert samples(killed, ranks) == batches and len(batches) == ranks * len(first)
     if ranks > 1:
         assert worst < 1e-3
-        return {"steps": len(first), "largest_difference_of_losses": worst}
+        return {"steps_of_equal_samples": len(first), "largest_difference_of_losses": worst}
     a, b = (load_file(next(latest(path).glob("*.safetensors"))) for path in (whole, killed))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     return {"tensors_equal": len(a), "largest_difference_of_losses": worst}
+
+
+def samples(out: Path, ranks: int) -> set[tuple[int, int, str]]:
+    """Rank, step and digest of all batches: of a step done again and again, each way once."""
+    files = [(rank, out / f"samples{rank}.jsonl") for rank in range(ranks)]
+    return {(i, *json.loads(line)) for i, file in files for line in file.read_text().splitlines()}
 
 
 def losses(out: Path) -> dict[int, float]:
