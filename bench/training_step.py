@@ -1,8 +1,8 @@
 """Training steps of whole models: time, share of the matrix rate, and peak memory and FLOPs beside
 what `imagen-video plan` foretells.
 
-    python bench/training_step.py [--models mini wide large] [--rows N] [--recompute]
-        [--device cuda]
+    python bench/training_step.py [--models mini wide large] [--rows N] [--accumulate N]
+        [--recompute] [--device cuda]
     torchrun --nproc-per-node 2 bench/training_step.py --shards 2
 
 Runs the trainer's own step, AdamW and average included, on random pixels and embeddings. Memory is
@@ -65,7 +65,7 @@ class Row:
 def trainer_of(spec: StageSpec, run: RunSpec, out: Path, ranks: Ranks) -> Trainer:
     torch.manual_seed(0)
     captions = {"": torch.randn(TOKENS, spec.unet.text_dim)}
-    train = replace(spec.train, clips=ranks.ranks, image_packs=0)  # shared by any number of them
+    train = replace(spec.train, clips=ranks.ranks * run.accumulate, image_packs=0)
     mix = Mix(StickerSource(0), replace(spec, train=train), seed=0, steps=1)
     data = Data(mix, EmbeddingTable("random", TOKENS, captions))
     unet = None if ranks.first else build_unet(spec, device="meta")
@@ -103,8 +103,10 @@ def peak_on_cpu(step) -> int:
 def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path) -> Row:
     rows = wanted.rows or spec.train.clips + spec.train.image_packs
     recompute, device = wanted.recompute, ranks.device.type
-    trainer = trainer_of(spec, RunSpec(recompute=recompute), out, ranks)
-    batch, watch = batch_of(spec, rows), Watch(trainer.ranks, flops_per_row=1, peak_flops=1.0)
+    run = RunSpec(recompute=recompute, accumulate=wanted.accumulate)
+    trainer = trainer_of(spec, run, out, ranks)
+    batch = batch_of(spec, rows * run.accumulate)
+    watch = Watch(trainer.ranks, flops_per_row=1, peak_flops=1.0)
 
     def step() -> None:
         trainer.train_on(batch, watch)
@@ -121,7 +123,7 @@ def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path
         peak = torch.cuda.max_memory_allocated()
     with FlopCounterMode(display=False) as counter:
         step()
-    needs = Needs(spec, TOKENS)
+    needs, all_rows = Needs(spec, TOKENS), rows * run.accumulate
     return Row(
         stage=spec.name,
         parameters=needs.parameters,
@@ -130,11 +132,15 @@ def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path
             step, repeats=2 if device == "cpu" else 10, warmup=0 if device == "cpu" else 3
         ),
         flops=counter.get_total_flops(),
-        model_flops=rows * needs.flops(recompute=False),
-        foretold_flops=rows * needs.flops(recompute=recompute),
+        model_flops=all_rows * needs.flops(recompute=False),
+        foretold_flops=all_rows * needs.flops(recompute=recompute),
         peak_bytes=peak,
         foretold_bytes=needs.bytes_on_one(
-            rows, gpus=ranks.ranks, shards=wanted.shards, recompute=recompute
+            rows,
+            gpus=ranks.ranks,
+            shards=wanted.shards,
+            recompute=recompute,
+            accumulate=run.accumulate,
         ),
     )
 
@@ -166,7 +172,8 @@ def main() -> None:
     known = models()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=known, default=list(known))
-    parser.add_argument("--rows", type=int, help="of a batch (default: the stage's own)")
+    parser.add_argument("--rows", type=int, help="at a time (default: the stage's own)")
+    parser.add_argument("--accumulate", type=int, default=1, help="so many times --rows a step")
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--device", default="cpu")
