@@ -6,7 +6,7 @@ The network knows nothing of it. Everything works the same in one process withou
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 # The first process draws sample sheets while the others wait.
 PATIENCE = timedelta(hours=1)
@@ -171,3 +172,38 @@ def reshard(unet: nn.Module) -> None:
     for part in unet.modules():
         if hasattr(part, "reshard"):
             part.reshard()  # pyright: ignore[reportCallIssue]
+
+
+class ShardedArithmetic(TorchFunctionMode):
+    """Makes up for what DTensor refuses Adafactor: to square a norm that waits for its sum, to
+    change a tensor by one that lies elsewhere, to shard what is made like a tensor but smaller."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        from torch.distributed.tensor import Replicate
+
+        own: Any = args[0] if args and _is_sharded(args[0]) else None
+        if own is not None and func.__name__.endswith("_"):
+            args = [_laid(a, own.placements) if _like(a, own) else a for a in args]
+        if func in (Tensor.__matmul__, Tensor.matmul):  # a column by a row
+            func = torch.mul
+        out: Any = func(*args, **(kwargs or {}))
+        if not _is_sharded(out):
+            return out
+        if own is not None and func is Tensor.new_zeros:  # means of rows or columns
+            rows = 1 < out.shape[0] == own.shape[0]
+            return _laid(out, own.placements if rows else [Replicate()] * own.device_mesh.ndim)
+        return _laid(out, [Replicate() if p.is_partial() else p for p in out.placements])
+
+
+def _is_sharded(value: object) -> bool:
+    return hasattr(value, "placements")
+
+
+def _like(value: Any, own: Any) -> bool:
+    return _is_sharded(value) and value.shape == own.shape
+
+
+def _laid(value: Any, placements: Sequence[Any]) -> Any:
+    """The same tensor over the processes in this way; itself if it is."""
+    same = tuple(placements) == value.placements
+    return value if same else value.redistribute(placements=placements)

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor, Placement, Replicate
-from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from imagen_video.distributed import Ranks, spread
+from imagen_video.distributed import Ranks, ShardedArithmetic, spread
 from imagen_video.spec import TrainSpec
 from imagen_video.stage import Stage
 from imagen_video.training.ema import trained
@@ -70,37 +68,8 @@ class Adafactor(torch.optim.Adafactor):
 
     def step(self, closure: None = None) -> None:
         """One step on the gradients there are."""
-        with _Sharded():
+        with ShardedArithmetic():
             super().step(closure)
-
-
-class _Sharded(TorchFunctionMode):
-    """Makes up for what DTensor refuses: to square a norm that waits for its sum, to change a
-    tensor by another that lies elsewhere, and to shard what is made like a tensor but smaller."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        own = args[0] if args and isinstance(args[0], DTensor) else None
-        if own is not None and func.__name__.endswith("_"):
-            args = [_laid(a, own.placements) if _like(a, own) else a for a in args]
-        if func in (torch.Tensor.__matmul__, torch.Tensor.matmul):  # a column by a row
-            func = torch.mul
-        out = func(*args, **(kwargs or {}))
-        if not isinstance(out, DTensor):
-            return out
-        if own is not None and func is torch.Tensor.new_zeros:  # means of rows or columns
-            rows = 1 < out.shape[0] == own.shape[0]
-            return _laid(out, own.placements if rows else [Replicate()] * own.device_mesh.ndim)
-        return _laid(out, [Replicate() if p.is_partial() else p for p in out.placements])
-
-
-def _like(value: object, own: DTensor) -> bool:
-    return isinstance(value, DTensor) and value.shape == own.shape
-
-
-def _laid(value: DTensor, placements: Sequence[Placement]) -> DTensor:
-    """The same tensor over the processes in this way; itself if it is."""
-    same = tuple(placements) == value.placements
-    return value if same else value.redistribute(placements=placements)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
