@@ -6,6 +6,7 @@ import multiprocessing
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from imagen_video.data.library import BadSamples, MediaSource, TooManyBad
 from imagen_video.data.mix import Mix
 from imagen_video.data.order import Shuffled, permuted
 from imagen_video.data.rows import Rows, of_folder, of_manifest
-from imagen_video.data.sources import Mixture, open_source
+from imagen_video.data.sources import Mixture, open_source, rows_of
 from imagen_video.video import VideoFormat
 
 
@@ -66,6 +67,38 @@ def test_stills_are_frames_where_there_are_no_images(folder, bad):
     assert images.kinds == {"image"}
     with pytest.raises(ValueError, match="no video"):
         images.clip(0, FORMAT, WHOLE)
+
+
+def held_out(name, rows, bad) -> list[str]:
+    """The names of one epoch of the test part."""
+    media = MediaSource(name, rows, seed=0, bad=bad, part="test")
+    return sorted(
+        Path(rows[turns[i]].media.path).name
+        for turns in (media._videos, media._stills)
+        for i in range(turns.count)
+    )
+
+
+def test_of_every_kind_one_in_fifty_is_held_out(tmp_path, monkeypatch, bad):
+    names = [f"{i:04d}.mp4" for i in range(150)] + [f"{i:04d}.png" for i in range(1000)]
+    for name in names:
+        (tmp_path / name).touch()
+    rows = rows_of(str(tmp_path))
+    test = held_out(str(tmp_path), rows, bad)
+    assert Counter(Path(name).suffix for name in test) == {".mp4": 3, ".png": 20}
+    train = MediaSource(str(tmp_path), rows, seed=0, bad=bad)
+    assert (train._videos.count, train._stills.count) == (147, 980)
+    monkeypatch.chdir(tmp_path.parent)
+    for typed in (tmp_path.name, f"./{tmp_path.name}/", f"{tmp_path}/../{tmp_path.name}"):
+        assert held_out(typed, rows_of(typed), bad) == test
+
+
+def test_a_kind_with_few_samples_holds_out_none(bad):
+    rows = [{"media": (f"set/{i}.mp4",), "kind": "video", "text": "a"} for i in range(20)]
+    rows += [{"media": (f"set/{i}.png",), "kind": "image", "text": "a"} for i in range(100)]
+    for part, stills in (("train", 98), ("test", 2)):
+        media = MediaSource("set", Rows([rows]), seed=0, bad=bad, part=part)
+        assert (media._videos.count, media._stills.count) == (20, stills)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])

@@ -2,16 +2,19 @@
 
 import fcntl
 import json
+import os
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from io import BufferedIOBase
+from math import ceil
 from pathlib import Path
 from typing import Literal
-from zlib import crc32
 
 import numpy as np
 
 from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.media import (
+    Media,
     Place,
     Unfit,
     covering,
@@ -26,7 +29,7 @@ from imagen_video.video import VideoFormat
 
 # So many samples in a row that cannot be used: there are hardly any others.
 ATTEMPTS = 100
-# One row in so many is held out of training, known by its name; small sets hold out none.
+# One row in so many of a kind is held out of training; of fewer than SMALL none is.
 HELD_OUT, SMALL = 50, 100
 Part = Literal["train", "test"]
 
@@ -87,7 +90,9 @@ class MediaSource:
     Every epoch goes through the set in a new order; which seconds of a video and which part of a
     frame are shown are drawn anew too (`cropping` "centre": the middle of what is left over). In
     place of a sample that cannot be used comes another, the same one whenever this is run.
-    Without images, stills are frames of the videos. One row in fifty is of the "test" part.
+    Without images, stills are frames of the videos. Of the videos and of the images one in fifty
+    is of the "test" part, known by its name. Of fewer than a hundred both parts have all: a small
+    set is validated on what it is trained on.
     """
 
     def __init__(
@@ -103,9 +108,11 @@ class MediaSource:
         if not len(rows):
             raise ValueError(f"{name} holds no video and no image")
         self.name, self.rows, self.seed, self.bad, self.cropping = name, rows, seed, bad, cropping
-        test = np.array([crc32(str(row.media).encode()) % HELD_OUT == 0 for row in rows])
-        own = test == (part == "test") if len(rows) >= SMALL else np.ones(len(rows), bool)
-        image = np.array([row.kind == "image" for row in rows])
+        facts = [(row.kind == "image", _hash(row.media, name)) for row in rows]
+        image, hashes = (np.array(fact) for fact in zip(*facts, strict=True))
+        own = np.empty(len(rows), bool)
+        for kind in (image, ~image):
+            own[kind] = _of_part(hashes[kind], part)
         block = np.repeat(np.arange(len(rows.blocks)), rows.blocks)
         self.kinds = frozenset("image" if still else "video" for still in np.unique(image))
         self._videos = _Shuffle(np.flatnonzero(own & ~image), block, seed)
@@ -141,6 +148,25 @@ class MediaSource:
     def _place(self, index: int, attempt: int) -> Place:
         time, row, column = (fraction(self.seed, index, attempt, i) for i in range(3))
         return Place(time, row, column) if self.cropping == "random" else Place(time)
+
+
+def _hash(media: Media, source: str) -> int:
+    """Of the name within the source: the same however the source is typed, and on any machine."""
+    if media.member:
+        name = f"{media.path.rpartition('/')[2]}/{media.member}"
+    else:
+        name = os.path.relpath(media.path, source)
+    # Names need not be Unicode.
+    return int.from_bytes(blake2b(name.encode(errors="backslashreplace"), digest_size=6).digest())
+
+
+def _of_part(hashes: np.ndarray, part: Part) -> np.ndarray:
+    """Which rows of one kind are of a part: the lowest hashes are held out, so never none."""
+    if len(hashes) < SMALL:
+        return np.ones(len(hashes), bool)
+    held_out = np.zeros(len(hashes), bool)
+    held_out[hashes.argsort(kind="stable")[: ceil(len(hashes) / HELD_OUT)]] = True
+    return held_out == (part == "test")
 
 
 class _Shuffle:
