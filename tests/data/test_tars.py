@@ -1,12 +1,14 @@
 """Tars: read by an index as WebDataset reads them in a row, fetched once, packed."""
 
 import io
+import json
 import tarfile
 
 import pytest
-from shades import FORMAT, WHOLE
+from shades import FORMAT, STILL, WHOLE
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from imagen_video.data.library import MediaSource
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.data.sources import open_source, rows_of
 from imagen_video.data.tars import expanded, of_tar, pack, write_index
@@ -80,6 +82,33 @@ def test_cut_and_compressed_tars(folder, tmp_path, monkeypatch, bad):
         tar.add(folder / "0.png")
     with pytest.raises(ValueError, match="uncompressed"):
         Rows([of_tar(str(tmp_path / "b.tar"))])
+
+
+@pytest.mark.parametrize("long", ["", "long" * 30])
+def test_a_spoiled_header_is_a_broken_sample(folder, tmp_path, monkeypatch, bad, long):
+    """Python's tarfile takes it for the end; a long name is a header of its own before it."""
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as tar:
+        for i in range(4):
+            tar.add(folder / f"{i}.txt", f"{i}{long}.txt")
+            tar.add(folder / f"{i}.png", f"{i}{long}.png")
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        third = tar.getmembers()[4].offset
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    at = third + 1024 * bool(long)
+    content[at : at + 512] = b"?" * 512
+    (tmp_path / "a.tar").write_bytes(content)
+    for _ in ("read", "from the cache"):
+        rows = Rows([of_tar(str(tmp_path / "a.tar"))])
+        assert [row.text for row in rows] == ["image 120", "image 140", None]
+    media = MediaSource("a", rows, seed=0, bad=bad)
+    assert media.kinds == {"image"}
+    shown = {media.image(i, STILL, WHOLE).caption for i in range(9)}
+    assert shown == {"image 120", "image 140"}
+    (line,) = map(json.loads, bad.path.read_text().splitlines())
+    assert line["broken"] and f"broken at byte {third}" in line["reason"]
+    ((_, why),) = pack(rows, tmp_path / "again", bytes_a_tar=10**6)
+    assert f"broken at byte {third}" in why
 
 
 @pytest.mark.parametrize(("name", "count"), [("a-{08..11}.tar", 4), ("{0..1}/{2..4}.tar", 6)])

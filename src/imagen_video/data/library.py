@@ -186,6 +186,8 @@ class _Shuffle:
 
 def example_of(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
     """What a row shows; ValueError if it cannot be used."""
+    if row.broken:
+        raise ValueError(f"{str(row.media)!r}: {row.broken}")
     if not isinstance(row.text, str) or not row.text.strip():
         raise ValueError(f"{str(row.media)!r} has no caption")
     if row.height and row.width:

@@ -19,7 +19,8 @@ NUMBERS = ("start", "end", "fps", "width", "height")
 @dataclass(frozen=True)
 class Row:
     """One captioned video or image. `start` and `end` (seconds) are the part to use; `fps`,
-    `width` and `height`, where known, save opening a file that will not fit."""
+    `width` and `height`, where known, save opening a file that will not fit. `broken` says why
+    there is nothing to open."""
 
     media: Media
     kind: Literal["video", "image"]
@@ -29,6 +30,7 @@ class Row:
     fps: float | None = None
     width: float | None = None
     height: float | None = None
+    broken: str | None = None
 
 
 class Rows(Sequence[Row]):

@@ -35,7 +35,8 @@ def expanded(pattern: str) -> list[str]:
 
 
 def of_tar(url: str) -> Iterator[dict[str, Any]]:
-    """The rows of one tar, a path or a URL; those up to the break where it is cut short.
+    """The rows of one tar, a path or a URL; those up to the break where it is cut short. A broken
+    one takes the place of all that a spoiled header hides.
 
     ValueError if there is no such tar, or it is compressed: nothing can be reached by index then.
     """
@@ -73,17 +74,36 @@ def _index(url: str) -> list[dict[str, Any]]:
 
 
 def _read(tar: Path) -> Iterator[dict[str, Any]]:
+    kind = "video"
+    with tarfile_of(tar) as file:
+        for row in _samples(file):
+            kind = row["kind"]
+            yield row
+        yield from _lost(file, kind)
+
+
+def _samples(file: tarfile.TarFile) -> Iterator[dict[str, Any]]:
     """Members with one name up to the first dot are one sample (the WebDataset convention)."""
     key, parts = None, {}
-    with tarfile_of(tar) as file:
-        for member in _members(file):
-            folder, _, name = member.name.rpartition("/")
-            stem, _, suffix = name.partition(".")
-            if (folder, stem) != key:
-                yield from _sample(file, parts)
-                key, parts = (folder, stem), {}
-            parts[suffix.lower()] = member
-        yield from _sample(file, parts)
+    for member in _members(file):
+        folder, _, name = member.name.rpartition("/")
+        stem, _, suffix = name.partition(".")
+        if (folder, stem) != key:
+            yield from _sample(file, parts)
+            key, parts = (folder, stem), {}
+        parts[suffix.lower()] = member
+    yield from _sample(file, parts)
+
+
+def _lost(file: tarfile.TarFile, kind: str) -> Iterator[dict[str, Any]]:
+    """A broken row where a tar, read through, stopped at neither zeros nor the end of the file."""
+    assert file.fileobj is not None  # only of tars that are closed
+    file.fileobj.seek(file.offset)
+    block = file.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) == tarfile.BLOCKSIZE and any(block):
+        broken = f"the tar is broken at byte {file.offset}: what follows cannot be read"
+        place = (file.offset, tarfile.BLOCKSIZE, f"byte {file.offset}")
+        yield {"media": place, "kind": kind, "text": None, "broken": broken}
 
 
 def tarfile_of(path: Path) -> tarfile.TarFile:
@@ -94,7 +114,8 @@ def tarfile_of(path: Path) -> tarfile.TarFile:
 
 
 def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Plain files; of a tar that is cut short the last one lacks bytes, and is seen to be bad."""
+    """Plain files up to the end or a spoiled header; of a tar that is cut short the last one lacks
+    bytes, and is seen to be bad."""
     while True:
         try:
             member = file.next()
@@ -144,7 +165,7 @@ def _facts(content: bytes) -> dict[str, Any]:
 
 def pack(rows: Rows, out: Path, *, bytes_a_tar: int) -> list[tuple[Row, str]]:
     """Write what rows show into tars 000000.tar ... with their indexes; returns what was left out,
-    with reasons: a file that is not there, or has no caption.
+    with reasons: what cannot be read, or has no caption.
 
     Files are copied as they are, with their captions and the parts of them to use.
     """
@@ -170,6 +191,8 @@ def _packed(rows: Rows, left_out: list[tuple[Row, str]]) -> Iterator[list[tuple[
     """The members of one sample after the other."""
     for number, row in enumerate(rows):
         try:
+            if row.broken:
+                raise ValueError(row.broken)
             with row.media.open() as file:
                 content = file.read()
             if not isinstance(row.text, str) or not row.text.strip():
