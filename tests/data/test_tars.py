@@ -135,3 +135,15 @@ def test_packed_tars_hold_what_was_packed(folder, tmp_path, monkeypatch, bad):
     assert [bytes_of(row) for row in packed] == kept
     theirs = [sample for tar in tars for sample in read_by_webdataset(tar)]
     assert [s.get("mp4", s.get("png")) for s in theirs] == kept
+
+
+def test_files_without_a_suffix_are_packed_as_what_they_are(folder, tmp_path, bad):
+    (folder / "videos" / "0.mp4").rename(folder / "first")
+    (folder / "videos" / "1.mp4").rename(folder / "second.clip")
+    rows = [
+        {"media": (str(folder / name),), "kind": "video", "text": name}
+        for name in ("first", "second.clip", "videos/2.mp4")
+    ]
+    assert not pack(Rows([rows]), tmp_path / "tars", bytes_a_tar=10**6)
+    packed = open_source([str(tmp_path / "tars")], seed=0, bad=bad)
+    assert {packed.clip(i, FORMAT, WHOLE).caption for i in range(3)} == {r["text"] for r in rows}

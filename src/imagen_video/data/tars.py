@@ -203,6 +203,8 @@ def _packed(rows: Rows, left_out: list[tuple[Row, str]]) -> Iterator[list[tuple[
         facts: dict[str, Any] = {"text": row.text}
         facts |= {n: getattr(row, n) for n in NUMBERS if getattr(row, n) not in (None, inf)}
         suffix = Path(row.media.member or row.media.path).suffix.lower()
+        # What has no known suffix is taken for a video; readers see in the bytes which it is.
+        suffix = suffix if kind_of(f"a{suffix}") else ".mp4"
         yield [
             (f"{number:09d}{suffix}", content),
             (f"{number:09d}.json", json.dumps(facts, ensure_ascii=False).encode()),
