@@ -1,8 +1,11 @@
 """Folders, manifests and mixtures: every sample in its turn, bad ones counted once."""
 
 import csv
+import errno
+import fcntl
 import json
 import multiprocessing
+import pickle
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -200,9 +203,37 @@ def test_too_many_broken_samples_stop_the_run(folder, tmp_path):
     for i in range(2):
         (folder / "videos" / f"{i}.mp4").write_bytes(b"no video")
     media = source(folder, BadSamples(tmp_path / "bad.jsonl", limit=0.2))
-    with pytest.raises(TooManyBad, match=r"2 of the 8 samples of .* broken, more than 20%"):
+    error = r"2 of the 8 samples of .* broken, more than 20%.*mend or remove .* --max-bad"
+    with pytest.raises(TooManyBad, match=error):
         for i in range(6):
             media.clip(i, FORMAT, WHOLE)
+
+
+def test_a_rerun_counts_anew_what_it_meets(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    broken = {"error": ValueError("broken"), "of": 10}
+    before = BadSamples(path, limit=0.2)
+    for name in "ab":
+        before.add("set", name, **broken)
+    rerun = BadSamples(path, limit=0.2)
+    BadSamples(path).add("set", "c", ValueError("broken"), of=100)  # another process of the rerun
+    worker = pickle.loads(pickle.dumps(rerun))
+    for name in "aca":
+        worker.add("set", name, **broken)
+    with pytest.raises(TooManyBad, match="3 of the 10"):
+        worker.add("set", "b", **broken)
+    assert [json.loads(line)["path"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
+
+
+def test_file_systems_without_locks_will_do(tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    bad = BadSamples(tmp_path / "bad.jsonl")
+    for name in "aab":
+        bad.add("set", name, ValueError("broken"), of=100)
+    assert len(bad.path.read_text().splitlines()) == 2
 
 
 def test_sources_take_turns_by_weight(folder, bad):

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BufferedIOBase
@@ -43,15 +45,20 @@ class BadSamples:
     """The file of samples that were skipped, one JSON line each: source, path, reason, and whether
     it is broken or only unfit for this stage.
 
-    Every worker and rank appends to the same file. A source of which more than `limit` (a share)
-    is broken is a TooManyBad.
+    Every worker and rank appends to the same file. A source of which this run finds more than
+    `limit` (a share of the whole set, however little of it was tried) broken is a TooManyBad.
+    Lines of earlier runs are a record and no charge: a file may have been mended since.
     """
 
     path: Path
     limit: float = 0.05
     _seen: set[tuple[str, str]] = field(default_factory=set, init=False)
-    _broken: dict[str, int] = field(default_factory=dict, init=False)
+    _broken: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set), init=False)
     _read: int = field(default=0, init=False)
+    _start: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        self._start = self.path.stat().st_size if self.path.exists() else 0
 
     def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
         """Count a sample of a source that has `of` of them, once."""
@@ -59,16 +66,19 @@ class BadSamples:
         line["broken"] = not isinstance(error, Unfit)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(OSError):  # of file systems without locks: a line may come twice
+                fcntl.flock(file, fcntl.LOCK_EX)
             self._catch_up(file)
             if (source, name) not in self._seen:
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-                self._catch_up(file)
-        broken = self._broken.get(source, 0)
+        if line["broken"]:
+            self._broken[source].add(name)
+        broken = len(self._broken[source])
         if broken > self.limit * of:
             raise TooManyBad(
                 f"{broken} of the {of} samples of {source} are broken, more than {self.limit:.0%}: "
-                f"see {self.path}; one of them: {error}"
+                f"see {self.path}; mend or remove them, or allow more with --max-bad; one of them: "
+                f"{error}"
             )
 
     def _catch_up(self, file: BufferedIOBase) -> None:
@@ -81,7 +91,8 @@ class BadSamples:
             except json.JSONDecodeError:
                 continue  # of a run that was killed while it wrote
             self._seen.add((facts["source"], facts["path"]))
-            self._broken[facts["source"]] = self._broken.get(facts["source"], 0) + facts["broken"]
+            if facts["broken"] and self._read > self._start:
+                self._broken[facts["source"]].add(facts["path"])
 
 
 class MediaSource:
