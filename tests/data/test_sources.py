@@ -1,11 +1,7 @@
-"""Folders, manifests and mixtures: every sample in its turn, bad ones counted once."""
+"""Folders, manifests and mixtures: every sample in its turn."""
 
 import csv
-import errno
-import fcntl
 import json
-import multiprocessing
-import pickle
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -19,7 +15,7 @@ from shades import FORMAT, STILL, WHOLE, shade, source, write_video
 from imagen_video import presets
 from imagen_video.data.check import check
 from imagen_video.data.clips import Example, Position
-from imagen_video.data.library import BadSamples, MediaSource, TooManyBad
+from imagen_video.data.library import MediaSource
 from imagen_video.data.mix import Mix
 from imagen_video.data.order import Shuffled, permuted
 from imagen_video.data.rows import Rows, of_folder, of_manifest
@@ -145,95 +141,6 @@ def test_broken_manifests_say_where(tmp_path, text, error):
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(ValueError, match=error):
         Rows([of_manifest(tmp_path / "a.jsonl")])
-
-
-def test_known_sizes_and_rates_save_opening_files(tmp_path, bad):
-    rows = [
-        {"media": ("missing.mp4",), "kind": "video", "text": "a", "fps": 2.0},
-        {"media": ("missing too.mp4",), "kind": "video", "text": "a", "width": 5, "height": 5},
-    ]
-    media = MediaSource("few", Rows([rows]), seed=0, bad=bad)
-    with pytest.raises(TooManyBad, match="in a row"):
-        media.clip(0, FORMAT, WHOLE)
-    lines = [json.loads(line) for line in bad.path.read_text().splitlines()]
-    assert not any(line["broken"] for line in lines) and len(lines) == 2
-
-
-def test_bad_samples_are_replaced_and_counted_once(folder, bad):
-    good = source(folder, bad)
-    videos = [good.clip(i, FORMAT, WHOLE) for i in range(9)]
-    (folder / "videos" / "1.mp4").write_bytes(b"no video")
-    (folder / "3.txt").unlink()
-    write_video(folder / "videos" / "2.mp4", 80, frames=1)
-    spoiled = source(folder, bad)
-    clips = [spoiled.clip(i, FORMAT, WHOLE) for i in range(9)]
-    assert {clip.caption for clip in clips} == {"video 40"}
-    kept = [i for i in range(9) if videos[i].caption == "video 40"]
-    assert all(clips[i].video.equal(videos[i].video) for i in kept)
-    for i in range(10):
-        spoiled.image(i, STILL, WHOLE)
-    lines = [json.loads(line) for line in bad.path.read_text().splitlines()]
-    reasons = {line["path"].rpartition("/")[2]: line for line in lines}
-    assert len(lines) == 3 and set(reasons) == {"1.mp4", "2.mp4", "3.png"}
-    assert "no caption" in reasons["3.png"]["reason"] and not reasons["2.mp4"]["broken"]
-
-
-def use(folder, path, numbers):
-    media = source(folder, BadSamples(path, limit=0.5))
-    for i in numbers:
-        media.clip(i, FORMAT, WHOLE)
-
-
-def test_processes_share_one_count(folder, tmp_path):
-    (folder / "videos" / "1.mp4").write_bytes(b"no video")
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"source": "half a li')  # of a run that was killed
-    path.write_text("half a line\n")
-    context = multiprocessing.get_context("spawn")
-    jobs = [context.Process(target=use, args=(folder, path, range(6))) for _ in range(2)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-        assert job.exitcode == 0
-    assert sum("1.mp4" in line for line in path.read_text().splitlines()) == 1
-
-
-def test_too_many_broken_samples_stop_the_run(folder, tmp_path):
-    for i in range(2):
-        (folder / "videos" / f"{i}.mp4").write_bytes(b"no video")
-    media = source(folder, BadSamples(tmp_path / "bad.jsonl", limit=0.2))
-    error = r"2 of the 8 samples of .* broken, more than 20%.*mend or remove .* --max-bad"
-    with pytest.raises(TooManyBad, match=error):
-        for i in range(6):
-            media.clip(i, FORMAT, WHOLE)
-
-
-def test_a_rerun_counts_anew_what_it_meets(tmp_path):
-    path = tmp_path / "bad.jsonl"
-    broken = {"error": ValueError("broken"), "of": 10}
-    before = BadSamples(path, limit=0.2)
-    for name in "ab":
-        before.add("set", name, **broken)
-    rerun = BadSamples(path, limit=0.2)
-    BadSamples(path).add("set", "c", ValueError("broken"), of=100)  # another process of the rerun
-    worker = pickle.loads(pickle.dumps(rerun))
-    for name in "aca":
-        worker.add("set", name, **broken)
-    with pytest.raises(TooManyBad, match="3 of the 10"):
-        worker.add("set", "b", **broken)
-    assert [json.loads(line)["path"] for line in path.read_text().splitlines()] == ["a", "b", "c"]
-
-
-def test_file_systems_without_locks_will_do(tmp_path, monkeypatch):
-    def flock(file, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    bad = BadSamples(tmp_path / "bad.jsonl")
-    for name in "aab":
-        bad.add("set", name, ValueError("broken"), of=100)
-    assert len(bad.path.read_text().splitlines()) == 2
 
 
 def test_sources_take_turns_by_weight(folder, bad):
