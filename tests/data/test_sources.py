@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -66,6 +67,28 @@ def test_stills_are_frames_where_there_are_no_images(folder, bad):
     assert images.kinds == {"image"}
     with pytest.raises(ValueError, match="no video"):
         images.clip(0, FORMAT, WHOLE)
+
+
+def test_names_that_are_not_utf8_are_names(folder, tmp_path, monkeypatch, bad):
+    """Python has such bytes as surrogates."""
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    odd = "caf\udce9"
+    (folder / "videos" / "0.mp4").rename(folder / "videos" / f"{odd}.mp4")
+    (folder / "videos" / "0.txt").write_text("late")
+    (folder / "videos" / "0.txt").rename(folder / "videos" / f"{odd}.txt")
+    (folder / "0.png").rename(folder / f"{odd}.png")
+    with tarfile.open(folder / f"{odd}.tar", "w") as tar:
+        for suffix in ("mp4", "txt"):
+            tar.add(folder / "videos" / f"{odd}.{suffix}", f"{odd}.{suffix}")
+    for name in (str(folder / "videos"), str(folder / f"{odd}.tar")):
+        media = MediaSource(name, rows_of(name), seed=0, bad=bad)
+        shown = [media.clip(i, FORMAT, WHOLE) for i in range(3)]
+        assert any(clip.caption == "late" and abs(shade(clip) - 40) <= 2 for clip in shown)
+    stills = MediaSource("a", Rows([of_folder(folder)]), seed=0, bad=bad)
+    for i in range(5):
+        stills.image(i, STILL, WHOLE)
+    (line,) = map(json.loads, bad.path.read_text().splitlines())
+    assert line["path"].endswith(f"{odd}.png") and "no caption" in line["reason"]
 
 
 def held_out(name, rows, bad) -> list[str]:

@@ -70,7 +70,7 @@ class BadSamples:
                 fcntl.flock(file, fcntl.LOCK_EX)
             self._catch_up(file)
             if (source, name) not in self._seen:
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.write(json.dumps(line).encode() + b"\n")
         if line["broken"]:
             self._broken[source].add(name)
         broken = len(self._broken[source])

@@ -42,7 +42,7 @@ class Rows(Sequence[Row]):
     def __init__(self, blocks: Iterable[Iterable[Mapping[str, Any]]]):
         parts, self.blocks = [], []
         for block in blocks:
-            written = [json.dumps(row, ensure_ascii=False).encode() for row in block]
+            written = [json.dumps(row).encode() for row in block]
             parts += written
             self.blocks.append(len(written))
         self._bytes = np.frombuffer(b"".join(parts), dtype=np.uint8)

@@ -5,6 +5,7 @@ The index lies beside the tar (`data pack` writes it) or, made on first use, in 
 
 import hashlib
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def _index(url: str) -> list[dict[str, Any]]:
     if not tar.is_file():
         raise ValueError(f"there is no tar {url!r}")
     state = tar.stat()
-    key = hashlib.sha256(f"{url} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()
+    key = hashlib.sha256(os.fsencode(f"{url} {state.st_size} {state.st_mtime_ns}")).hexdigest()
     kept = cache_root() / "tars" / f"{key}.json"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -207,5 +208,5 @@ def _packed(rows: Rows, left_out: list[tuple[Row, str]]) -> Iterator[list[tuple[
         suffix = suffix if kind_of(f"a{suffix}") else ".mp4"
         yield [
             (f"{number:09d}{suffix}", content),
-            (f"{number:09d}.json", json.dumps(facts, ensure_ascii=False).encode()),
+            (f"{number:09d}.json", json.dumps(facts).encode()),
         ]
