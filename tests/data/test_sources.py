@@ -270,3 +270,11 @@ def test_no_still_comes_twice_where_a_stride_leaves_frames_over():
     assert lengths == {1, 2}
     assert len(set(asked.stills)) == len(asked.stills)
     assert max(asked.stills) < mix.position(40)["asked"].stills
+
+
+def test_the_parts_of_a_batch_add_up_to_it():
+    stage = presets.tiny().stages[0]
+    batch = replace(Mix(Asked(), stage, seed=0, steps=1)[0], slowed=3)
+    parts = list(batch.parts(2))
+    assert sum(part.slowed for part in parts) == 3
+    assert sorted(row for part in parts for row in part.rows) == list(batch.rows)

@@ -30,7 +30,8 @@ class Batch:
     slowed: int = 0
 
     def parts(self, count: int) -> Iterator["Batch"]:
-        """The batch in `count` equal parts, as gradients are accumulated over."""
+        """The batch in `count` equal parts, as gradients are accumulated over; what is `slowed` in
+        any is told of the first, so that the parts add up."""
         for i in range(count):
             part = slice(i, None, count)
             yield replace(
@@ -39,6 +40,7 @@ class Batch:
                 captions=self.captions[part],
                 is_video=self.is_video[part],
                 rows=self.rows[part],
+                slowed=self.slowed if i == 0 else 0,
             )
 
 
