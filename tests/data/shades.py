@@ -13,10 +13,10 @@ WHOLE = Crop(0, 0, 0, 4, 8, 12)
 STILL = VideoFormat(1, 8, 12, 6.0)
 
 
-def write_video(path, value: int, frames: int = 8):
+def write_video(path, value: int, frames: int = 8, height: int = 16, width: int = 24):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(path, height=16, width=24, fps=6.0) as writer:
-        writer.write(torch.full((frames, 3, 16, 24), value, dtype=torch.uint8))
+    with VideoWriter(path, height=height, width=width, fps=6.0) as writer:
+        writer.write(torch.full((frames, 3, height, width), value, dtype=torch.uint8))
 
 
 def write_image(path, value: int):

