@@ -1,9 +1,11 @@
 """All stages from one command: each trains in its folder, and what fails is named."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 import imagen_video
 from imagen_video import presets
 from imagen_video.cascade import Cascade
+from imagen_video.files import alone_in
 from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.fleet import jobs_of, train_all, write_slurm
@@ -59,17 +62,35 @@ def test_a_stage_that_fails_is_named_and_the_others_end(tmp_path):
     assert facts_of(latest(tmp_path / "base"))["step"] == 2
 
 
+def test_sigterm_ends_all_stages_which_go_on_later(tmp_path):
+    line = [sys.executable, "-m", "imagen_video", "train", "--stage", "all", "--threads", "1"]
+    line += ["--preset", "tiny", "--out", str(tmp_path), "--save-minutes", "0.02"]
+    run = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    while latest(tmp_path / "base") is None:
+        assert run.poll() is None
+        time.sleep(0.1)
+    run.terminate()
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 0, said
+    lines = (tmp_path / "base" / "log.jsonl").read_text().splitlines()
+    assert facts_of(latest(tmp_path / "base"))["step"] >= json.loads(lines[-1])["step"]
+    with alone_in(tmp_path / "base"):  # nobody trains there any more
+        pass
+
+
 FAKES = {
     "srun": 'shift; exec "$@"',
     "scontrol": "echo node1",
-    "torchrun": 'printf "%s\\n" "$@"',
+    "py thon": 'printf "%s\\n" "$@"',
 }
 
 
-def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path):
+def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path, monkeypatch):
     """The script is run by bash; the cluster's own programs are not there, and only tell."""
-    jobs = jobs_of(presets.mini(), Path("out dir"), ["--data", "my $clips"], steps=None)
-    write_slurm(tmp_path / "train.slurm", jobs, Path("out dir"))
+    jobs = jobs_of(presets.mini(), tmp_path / "out dir", ["--data", "my $clips"], steps=None)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "py thon"))
+    write_slurm(tmp_path / "train.slurm", jobs, tmp_path / "out dir")
+    assert (tmp_path / "out dir").is_dir()  # Slurm fails a job whose output has no folder
     for name, does in FAKES.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
         (tmp_path / name).chmod(0o755)
@@ -89,6 +110,15 @@ def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path):
     start = lines.index("train")
     assert tuple(lines[start:]) == (*jobs[2].arguments, "--device", "cuda")
     assert jobs[2].arguments[2] == "ssr1"
+
+
+def test_the_slurm_script_starts_as_many_processes_as_can_share_the_batch(tmp_path):
+    path, jobs = tmp_path / "train.slurm", jobs_of(presets.paper(), tmp_path, [], steps=None)
+    write_slurm(path, jobs, tmp_path, shards=4, accumulate=2)
+    assert "processes=(8 8 8 8 8 8 8)" in path.read_text()
+    jobs = jobs_of(presets.mini(), tmp_path, [], steps=None)
+    with pytest.raises(ValueError, match=r"a batch of 5 .* 2 shards"):
+        write_slurm(path, jobs, tmp_path, shards=2)
 
 
 def test_every_stage_begins_with_its_own_folder(tmp_path):

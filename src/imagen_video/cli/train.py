@@ -93,7 +93,8 @@ def _train_all(options: Train, cascade: "CascadeSpec") -> None:
     arguments, begin = _arguments(options), options.init_from
     jobs = jobs_of(cascade, options.out, arguments, steps=options.steps, init_from=begin)
     if options.slurm is not None:
-        write_slurm(options.slurm, jobs, options.out)
+        shards, parts = options.shards, options.accumulate
+        write_slurm(options.slurm, jobs, options.out, shards=shards, accumulate=parts)
         print(f"sbatch {options.slurm}")
         return
     train_all(jobs, options.device)

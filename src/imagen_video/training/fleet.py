@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from imagen_video.files import replacing
 from imagen_video.spec import CascadeSpec
-from imagen_video.training.run import NODE, ranks_for, with_steps
+from imagen_video.training.run import NODE, noting_interrupt, ranks_for, with_steps
 from imagen_video.weights import SPEC
 
 # Seconds between two looks at the jobs.
@@ -74,24 +74,25 @@ def train_all(jobs: Sequence[Job], devices: Sequence[str]) -> None:
     """Run every job, at most one a device at a time, with a line of progress each.
 
     What a job says is in train.txt in its folder. ValueError naming the stages that failed, when
-    the others have ended; Ctrl-C stops all of them, and the same call goes on.
+    the others have ended; Ctrl-C and SIGTERM stop all of them, and the same call goes on.
     """
     waiting, free = list(jobs), list(devices)
     running: dict[str, tuple[subprocess.Popen, str, Job]] = {}
     bars = {job.stage: _bar(job, place) for place, job in enumerate(jobs)}
     failed = []
     try:
-        while waiting or running:
-            while waiting and free:
-                job, device = waiting.pop(0), free.pop(0)
-                running[job.stage] = (_start(job, device), device, job)
-            time.sleep(LOOK)
-            for stage, (process, device, job) in list(running.items()):
-                _show(bars[stage], job, device)
-                if process.poll() is not None:
-                    del running[stage]
-                    free.append(device)
-                    failed += [job] if process.returncode else []
+        with noting_interrupt() as interrupted:
+            while (waiting or running) and not interrupted():
+                while waiting and free:
+                    job, device = waiting.pop(0), free.pop(0)
+                    running[job.stage] = (_start(job, device), device, job)
+                time.sleep(LOOK)
+                for stage, (process, device, job) in list(running.items()):
+                    _show(bars[stage], job, device)
+                    if process.poll() is not None:
+                        del running[stage]
+                        free.append(device)
+                        failed += [job] if process.returncode else []
     finally:
         for process, _, _ in running.values():
             process.terminate()  # saves, and ends
@@ -134,7 +135,7 @@ def _last_words(job: Job) -> str:
 
 SLURM = """\
 #!/bin/bash
-# One job a stage; each goes on where it was when it is started again.
+# One job a stage; submitted again, each goes on where it was.
 #SBATCH --job-name=imagen-video
 #SBATCH --array=0-{last}
 #SBATCH --nodes=1
@@ -143,28 +144,39 @@ SLURM = """\
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --signal=TERM@180
-#SBATCH --output={out}/slurm-%A-%a.txt
+#SBATCH --output={said}
 
 commands=(
 {commands}
 )
+export PYTHON={python}
 # As many as share the stage's batch equally.
 processes=({processes})
-srun --kill-on-bad-exit=1 bash -c 'exec torchrun \\
+srun --kill-on-bad-exit=1 bash -c 'exec "$PYTHON" -m torch.distributed.run --shutdown-timeout=170 \\
     --nnodes="$SLURM_NNODES" --nproc-per-node="$0" --rdzv-backend=c10d \\
     --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$(scontrol show hostnames | head -n1):29500" \\
     -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}" "${{processes[$SLURM_ARRAY_TASK_ID]}}"
 """
 
 
-def write_slurm(path: Path, jobs: Sequence[Job], out: Path) -> None:
-    """Write a batch script that trains every job on a node of GPUs."""
+def write_slurm(
+    path: Path, jobs: Sequence[Job], out: Path, *, shards: int = 1, accumulate: int = 1
+) -> None:
+    """Write a batch script that trains every job on a node of GPUs.
+
+    ValueError where a batch cannot be shared by processes in such shards and parts.
+    """
+    out.mkdir(parents=True, exist_ok=True)  # Slurm makes no folder for what jobs say
     commands = [
         "    " + shlex.quote(shlex.join([*job.arguments, "--device", "cuda"])) for job in jobs
     ]
-    processes = " ".join(str(ranks_for(job.rows, NODE)) for job in jobs)
+    processes = [ranks_for(j.rows, NODE, shards=shards, accumulate=accumulate) for j in jobs]
     text = SLURM.format(
-        last=len(jobs) - 1, out=out, commands="\n".join(commands), processes=processes
+        last=len(jobs) - 1,
+        said=shlex.quote(f"{out}/slurm-%A-%a.txt"),
+        commands="\n".join(commands),
+        processes=" ".join(map(str, processes)),
+        python=shlex.quote(sys.executable),
     )
     with replacing(path) as temporary:
         temporary.write_text(text)

@@ -66,9 +66,17 @@ def check_shares(total: int, ranks: int, accumulate: int) -> None:
         )
 
 
-def ranks_for(total: int, most: int) -> int:
-    """The most processes, on one machine of NODE or on whole ones, that share a batch equally."""
-    return max(n for n in range(1, most + 1) if total % n == 0 and (n <= NODE or n % NODE == 0))
+def ranks_for(total: int, most: int, *, shards: int = 1, accumulate: int = 1) -> int:
+    """The most processes, on one machine of NODE or on whole ones, that share a batch equally;
+    ValueError where no number does."""
+    whole = (n for n in range(shards, most + 1, shards) if n <= NODE or n % NODE == 0)
+    fitting = [n for n in whole if total % (n * accumulate) == 0]
+    if not fitting:
+        raise ValueError(
+            f"a batch of {total} (clips and image_packs) cannot be shared by up to {most} "
+            f"processes, {shards} shards a network, in {accumulate} parts: give fewer of those"
+        )
+    return fitting[-1]
 
 
 @contextmanager
