@@ -128,6 +128,7 @@ def test_data_preview(tmp_path):
         (("generate", "a", "--from", "ssr1", "--input", "no.mp4"), "no.mp4"),
         (("upscale", "no.mp4"), "no.mp4"),
         (("train", "--stage", "x", "--out", "o", "--preset", "tiny"), "no stage 'x'"),
+        (("train", "--stage", "x", "--out", "o", "--out", "p"), "--out is given twice"),
         (("info", "huge"), "no preset 'huge'"),
     ],
 )

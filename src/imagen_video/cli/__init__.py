@@ -41,11 +41,20 @@ COMMANDS = {
 }
 
 
+def _refuse_repeated(words: list[str]) -> None:
+    """Of an option given twice only the last would count."""
+    names = [word.partition("=")[0] for word in words if word.startswith("--")]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is given twice: give all its values after one {name}")
+
+
 def main() -> None:
     """Entry point: a bad input is one line on stderr and exit code 2."""
     kinds = {run.__name__.removeprefix("run_"): kind for kind, run in COMMANDS.items()}
     options = tyro.extras.subcommand_cli_from_dict(kinds, prog="imagen-video")
     try:
+        _refuse_repeated(sys.argv)
         COMMANDS[type(options)](options)
     except (ValueError, OSError) as error:
         print(f"imagen-video: {error}", file=sys.stderr)
