@@ -7,9 +7,12 @@ import pytest
 import torch
 from tiny_t5 import SENTENCES, build_tiny_t5
 
+from imagen_video import presets
 from imagen_video.text import cache as cache_module
 from imagen_video.text.cache import CachedEncoder, EmbeddingTable
 from imagen_video.text.encoder import T5Encoder
+from imagen_video.training.job import JobSpec, train_stage
+from imagen_video.training.run import RunSpec
 
 
 class Counting:
@@ -119,3 +122,11 @@ def test_what_is_no_table_is_refused(t5, tmp_path):
     for name in ("junk.safetensors", "missing.safetensors"):
         with pytest.raises(ValueError, match=name):
             EmbeddingTable.load(tmp_path / name)
+
+
+def test_a_table_of_another_encoder_is_refused_before_training(t5, tmp_path):
+    table = tmp_path / "captions.safetensors"
+    EmbeddingTable.build(t5, SENTENCES).save(table)
+    job = JobSpec(stage="base", out=tmp_path / "out")
+    with pytest.raises(ValueError, match="has 16 features a token"):
+        train_stage(presets.tiny(), job, RunSpec(captions=table))

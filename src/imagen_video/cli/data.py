@@ -32,6 +32,8 @@ class Data:
     seed: int = 0
     workers: int = 1
     """Processes that check."""
+    device: str = "cpu"
+    """Where embed runs the text encoder."""
     tar_megabytes: int = 512
     """Size after which pack begins another tar."""
 
@@ -80,7 +82,7 @@ def _embed(options: Data) -> None:
     from imagen_video.training.job import embed_captions
 
     file = options.out / "captions.safetensors"
-    count = embed_captions(_preset(options.preset), options.data, file)
+    count = embed_captions(_preset(options.preset), options.data, file, device=options.device)
     print(f"{file}: {count} captions; imagen-video train ... --captions {file}")
 
 

@@ -81,12 +81,14 @@ class CachedEncoder:
             warnings.warn(f"text embeddings are not kept in {self.folder}: {error}", stacklevel=3)
 
 
-def load_keeping(spec: TextSpec, *, dtype: torch.dtype = torch.float32) -> TextEncoder:
+def load_keeping(
+    spec: TextSpec, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> TextEncoder:
     """The encoder that `spec` names; T5's answers are kept on disk, as one can take seconds.
 
     MiniLM's take milliseconds, and training asks for thousands of different ones a minute.
     """
-    encoder = load_encoder(spec, dtype=dtype)
+    encoder = load_encoder(spec, dtype=dtype, device=device)
     return CachedEncoder(encoder) if spec.encoder == "t5" else encoder
 
 

@@ -178,7 +178,9 @@ class T5Encoder(_TransformersEncoder):
         super().__init__(config.model_type, tokenizer, model, length)
 
 
-def load_encoder(spec: TextSpec, *, dtype: torch.dtype = torch.float32) -> TextEncoder:
+def load_encoder(
+    spec: TextSpec, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> TextEncoder:
     """The encoder that `spec` names; ValueError if it is not there or has another dimension."""
     if spec.encoder == "minilm":
         encoder = MiniLMEncoder(spec.length, dtype=dtype)
@@ -189,6 +191,7 @@ def load_encoder(spec: TextSpec, *, dtype: torch.dtype = torch.float32) -> TextE
             f"text encoder {spec.name or spec.encoder!r} has {encoder.dim} features a token, "
             f"the networks expect {spec.dim}"
         )
+    encoder.model.to(device)
     return encoder
 
 
