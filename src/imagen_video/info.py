@@ -44,8 +44,9 @@ def describe(spec: CascadeSpec) -> list[Row]:
     return [_row(stage, rate, spec.text.length) for stage in spec.stages]
 
 
-def matrix_rate(side: int = 2048, repeats: int = 5, *, device: str | torch.device = "cpu") -> float:
+def matrix_rate(repeats: int = 5, *, device: str | torch.device = "cpu") -> float:
     """FLOPs a second of a bfloat16 matrix product on a device, the best of a few."""
+    side = 2048 if torch.device(device).type == "cpu" else 8192  # long against its launch
     a = torch.randn(side, side, dtype=torch.bfloat16, device=device)
     best = float("inf")
     for _ in range(repeats + 1):
