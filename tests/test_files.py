@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from imagen_video.files import replacing
+from imagen_video.files import alone_in, replacing
 
 
 def test_a_file_is_as_readable_as_any_other_whoever_wrote_it(tmp_path):
@@ -42,3 +42,24 @@ with replacing(sys.argv[1]) as path:
     left = [path.name for path in tmp_path.iterdir() if path.name != "a"]
     assert len(left) == 1
     assert left[0].endswith(".part")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from imagen_video.files import alone_in
+with alone_in(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match="another run trains into"), alone_in(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+        with alone_in(tmp_path):
+            pass

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 # The first process draws sample sheets while the others wait.
 PATIENCE = timedelta(hours=1)
+# What gloo, NCCL and torch's store say when the other end does not answer.
+LOST = re.compile("gloo/transport|by peer|TCPStore|ncclRemoteError|NCCL.*(timeout|abort)", re.S)
 
 
 class Lost(RuntimeError):
@@ -50,6 +52,13 @@ class Ranks:
         raised = torch.tensor(flags, dtype=torch.int32)
         torch.distributed.all_reduce(raised, torch.distributed.ReduceOp.MAX, group=self.talk)
         return raised.bool().tolist()
+
+    def told(self, value: Any) -> Any:
+        """The first process's value, on every process."""
+        box = [value]
+        if self.ranks > 1:
+            torch.distributed.broadcast_object_list(box, src=0, group=self.talk)
+        return box[0]
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over the processes, in float64 on the CPU."""
@@ -113,7 +122,7 @@ def telling_lost() -> Iterator[None]:
         # What tidies up after the collective may itself fail: the first error tells.
         kinds = RuntimeError, CheckpointException
         texts = [str(e).strip() for e in _chain(error) if isinstance(e, kinds)]
-        lost = [text for text in texts if re.search("gloo|NCCL|TCPStore|peer", text)]
+        lost = [text for text in texts if LOST.search(text)]
         if isinstance(error, Lost) or not lost:
             raise
         raise Lost(

@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and where they are kept."""
 
+import fcntl
 import hashlib
 import os
 import secrets
@@ -25,6 +26,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; ValueError where another one does.
+
+    The lock is the process's own: it ends with it, whatever children it leaves.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ValueError(f"another run trains into {folder}: stop it first") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def cache_root() -> Path:

@@ -108,8 +108,9 @@ def test_what_a_kill_during_a_save_left_over_is_cleared_away(tiny, tmp_path):
     half = tmp_path / "checkpoints" / ".step-00000001.part"
     half.mkdir(parents=True)
     (half / "shard.safetensors").write_bytes(b"half a checkpoint")
+    (tmp_path / ".model.safetensors.1234.part").touch()
     assert tiny_trainer(tmp_path, tiny, steps=2).run() == 2
-    assert not half.exists()
+    assert not half.exists() and not list(tmp_path.glob(".*.part"))
 
 
 def test_minutes_stop_early_but_the_schedule_counts_steps(tiny, tmp_path):
@@ -136,6 +137,15 @@ def test_another_spec_of_the_same_network_does_not_resume(tiny, tmp_path):
         mix = Mix(Still(), other, seed=0, steps=3)
         with pytest.raises(ValueError, match=r"trained with another (name|logsnr_shift)"):
             Trainer(Stage(other), Data(mix, tiny.encoder), tmp_path, RunSpec(workers=0))
+
+
+def test_other_data_does_not_go_on(tiny, tmp_path):
+    """By another name it may be the same: what counts is how much of each source was shown."""
+    tiny_trainer(tmp_path, tiny).run()
+    trainer = tiny_trainer(tmp_path, tiny)
+    spec, stickers = trainer.stage.spec, Mix(StickerSource(0), trainer.stage.spec, seed=0, steps=3)
+    with pytest.raises(ValueError, match="was trained on other data"):
+        Trainer(Stage(spec), Data(stickers, tiny.encoder), tmp_path, RunSpec(workers=0))
 
 
 def test_a_gradient_that_is_never_finite_ends_the_run(tiny, tmp_path):

@@ -87,6 +87,8 @@ class Saver:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left_over in self.folder.glob(".*.part"):  # of a run killed while it saved
                 shutil.rmtree(left_over)
+            for left_over in folder.glob(".*.part"):
+                left_over.unlink()
         ranks.wait()
 
     def save(self, tensors: dict[str, Tensor], facts: dict) -> None:

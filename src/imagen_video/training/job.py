@@ -1,6 +1,8 @@
 """One stage trained, from a preset and the names of data to a folder."""
 
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ from imagen_video.data.stickers import prerender
 from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.distributed import Ranks, started
+from imagen_video.files import alone_in
 from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.cache import EmbeddingTable, load_keeping
@@ -27,8 +30,8 @@ from imagen_video.training.run import RunSpec, with_steps
 from imagen_video.training.sheets import SheetDrawer, what_to_show
 from imagen_video.training.trainer import Data, Trainer
 
-# The captions of so many steps show what captions are like.
-FITTED_STEPS = 64
+# So many steps, or captions, show what captions are like.
+FITTED_STEPS, FITTED_CAPTIONS = 64, 4096
 # So many batches of held-out clips say how good a stage is.
 VALIDATION_STEPS = 2
 
@@ -62,7 +65,10 @@ class JobSpec:
 
 def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
     """Train a stage, or go on where `job.out` stopped; returns the step reached."""
-    with started(job.device, shards=job.shards) as ranks:
+    with (
+        started(job.device, shards=job.shards) as ranks,
+        alone_in(job.out) if ranks.first else nullcontext(),
+    ):
         return _train(cascade, job, run, ranks)
 
 
@@ -73,12 +79,18 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
         encoder = load_keeping(cascade.text, dtype=torch.bfloat16)
     else:
         encoder = EmbeddingTable.load(run.captions)
+        if encoder.dim != cascade.text.dim:
+            raise ValueError(
+                f"{run.captions} has {encoder.dim} features a token ({encoder.name}), the networks "
+                f"expect {cascade.text.dim}: give embeddings of their own encoder"
+            )
     data = _data(spec, job, run, ranks, encoder)
     fresh = latest(job.out) is None
     if ranks.first:
         stage = _stage(spec, job, run, data, fresh=fresh)
     else:  # `spread` sends the weights
         stage = Stage(spec, build_unet(spec, device="meta"))
+    ranks.wait()  # for the first, which may have read captions for a while
     trainer = Trainer(stage, data, job.out, run, ranks=ranks, lora=lora)
     drawer = None
     if ranks.first and data.validation is not None:
@@ -111,7 +123,11 @@ def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bo
     stage = Stage(spec)
     if not fresh:
         return stage
-    copied = initialise_from(stage, job.init_from) if job.init_from is not None else ()
+    copied: Sequence[str] = ()
+    if job.init_from is not None:
+        copied = initialise_from(stage, job.init_from)
+        count = len(stage.unet.state_dict())
+        print(f"{len(copied)} of {count} weights are those of {job.init_from}", file=sys.stderr)
     if "text_in.weight" not in copied:
         # Of whole batches, however many processes share them.
         mix = Mix(data.mix.source, spec, seed=run.seed, steps=spec.train.steps)
@@ -123,8 +139,10 @@ def fit_text(stage: Stage, mix: Mix, encoder: TextEncoder) -> None:
     """Let a fresh network's `text_in` whiten the captions of the first batches."""
     if stage.unet.text_in is None:
         return
-    steps = range(min(FITTED_STEPS, len(mix)))
-    captions = {text for step in steps for texts in mix[step].captions for text in texts}
+    captions: set[str] = set()
+    for step in range(min(FITTED_STEPS, len(mix))):
+        if len(captions) < FITTED_CAPTIONS:
+            captions.update(*mix[step].captions)
     stage.unet.text_in.fit(torch.cat(encoder(sorted(captions)).rows()).float())
 
 
@@ -149,13 +167,14 @@ def carry_along(cascade: CascadeSpec, name: str, out: Path, *, steps: int, seed:
 
 
 def embed_captions(
-    cascade: CascadeSpec, names: Sequence[str], out: Path, *, dtype: torch.dtype = torch.bfloat16
+    cascade: CascadeSpec, names: Sequence[str], out: Path, *, device: str = "cpu"
 ) -> int:
     """Encode every caption of folders, manifests or tars, and the empty one, into a file for
-    `RunSpec.captions`; returns how many different ones there are."""
+    `RunSpec.captions`; returns how many different ones there are. Stopped and run again, T5 goes
+    on: its answers are kept one by one."""
     texts = {""}
     for name in names:
         texts.update(row.text.strip() for row in rows_of(name) if isinstance(row.text, str))
-    table = EmbeddingTable.build(load_encoder(cascade.text, dtype=dtype), sorted(texts))
-    table.save(out)
+    encoder = load_keeping(cascade.text, dtype=torch.bfloat16, device=device)
+    EmbeddingTable.build(encoder, sorted(texts)).save(out)
     return len(texts)

@@ -137,7 +137,12 @@ class Plan:
         if gpus > 1:
             nodes, each = (gpus // NODE, NODE) if gpus > NODE else (1, gpus)
             many = [f"--nnodes={nodes}", "--rdzv-backend=c10d", "--rdzv-endpoint=HOST:29500"]
-            words = ["torchrun", *(many if nodes > 1 else []), f"--nproc-per-node={each}"]
+            words = [
+                "torchrun",
+                "--shutdown-timeout=170",
+                *(many if nodes > 1 else []),
+                f"--nproc-per-node={each}",
+            ]
             words += ["-m", "imagen_video"]
         words += ["train", "--stage", spec.name, "--preset", preset, "--device", "cuda"]
         words += ["--shards", str(self.shards)] if self.shards > 1 else []

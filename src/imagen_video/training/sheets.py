@@ -55,7 +55,6 @@ class SheetDrawer:
 
     def __call__(self, stage: Stage) -> Path:
         """Draw what the stage makes now; the PNG's path."""
-        stage.unet.to(torch.bfloat16)
         with torch.inference_mode():
             rows = self._prompted(stage) if self.spec.kind == "base" else self._upsampled(stage)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +96,7 @@ def sample(
     for state in stage.sample_steps(cond, shape, noise, sampler=sampler):
         last = state
     assert last is not None
-    return last.x
+    return last.x.cpu()
 
 
 def _film(path: Path, rows: list[Frames], *, scale: int, fps: float) -> None:

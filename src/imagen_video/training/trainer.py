@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,16 +13,17 @@ from imagen_video.data.mix import Batch, Mix, batches
 from imagen_video.diffusion.objective import Draws, Loss, Objective
 from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost
 from imagen_video.info import matrix_rate
-from imagen_video.spec import StageSpec, TrainSpec
-from imagen_video.spec_json import from_json, to_json
-from imagen_video.stage import Stage
+from imagen_video.spec import TrainSpec
+from imagen_video.spec_json import to_json
+from imagen_video.stage import Stage, build_unet
 from imagen_video.text.encoder import TextEncoder
 from imagen_video.training import checkpoint
 from imagen_video.training.dry import training_flops
 from imagen_video.training.ema import EMA
 from imagen_video.training.engine import make_optimizer, prepare, set_rate
 from imagen_video.training.guard import ROLLBACKS, Guard, Verdict
-from imagen_video.training.lora import ADAPTER, Lora, name_of
+from imagen_video.training.lora import ADAPTER, Lora
+from imagen_video.training.resume import refuse_other
 from imagen_video.training.run import Every, RunSpec, check_shares, noting_interrupt, rate_at
 from imagen_video.training.watch import Log, Watch
 from imagen_video.unet.inputs import Conditioning
@@ -74,10 +75,10 @@ class Trainer:
         self.optimizer = make_optimizer(self.train, stage.unet)
         self.guard, self.step = Guard(), 0
         self.saver = checkpoint.Saver(out, self.ranks, keep=run.keep)
-        found = checkpoint.latest(out)
+        found = self._newest()
         if found is not None:
             facts = checkpoint.facts_of(found)
-            self._check(facts)
+            refuse_other(out, facts, self._facts(facts["step"]))
             checkpoint.load(found, stage.unet, self.ema, self.optimizer)
             self.guard.restore(facts["guard"])
             self.step = facts["step"]
@@ -86,25 +87,12 @@ class Trainer:
         if self.ranks.first:
             self.log = Log(out, step=self.step, tensorboard=run.tensorboard)
 
-    def _check(self, facts: dict) -> None:
-        if facts["seed"] != self.run_spec.seed:
-            raise ValueError(
-                f"{self.out} was trained with seed {facts['seed']}, not {self.run_spec.seed}: "
-                "give that seed, or another --out folder"
-            )
-        then, adapters = facts.get("lora"), self.lora and self.lora.facts()
-        if name_of(then) != name_of(adapters):
-            raise ValueError(
-                f"{self.out} trains {name_of(then)}, not {name_of(adapters)}: give the same "
-                "--lora and --init-from, or another --out folder"
-            )
-        before, now = from_json(StageSpec, facts["spec"]), self.stage.spec
-        changed = [f.name for f in fields(now) if getattr(before, f.name) != getattr(now, f.name)]
-        if set(changed) - {"sampler"}:  # sampling another way changes nothing of the training
-            raise ValueError(
-                f"{self.out} was trained with another {', '.join(changed)} of stage "
-                f"{before.name!r}: give the same, or another --out with --init-from {self.out}"
-            )
+    def _newest(self) -> Path | None:
+        """The newest checkpoint in the first process's eyes: file systems are late to tell."""
+        found = self.ranks.told(checkpoint.latest(self.out))
+        if self.ranks.agreed(found is not None and not found.is_dir())[0]:
+            raise ValueError(f"every process must see {self.out}: not all find {found}")
+        return found
 
     def run(self, draw_sheet: Callable[[Stage], Path] | None = None) -> int:
         """Train to the end of the schedule or of the minutes; returns the step reached.
@@ -139,7 +127,8 @@ class Trainer:
                 if stops:
                     break
             progress.close()
-            if self._saved != self.step and not self.guard.in_a_row:
+            ended = self.step >= self.train.steps
+            if self._saved != self.step and (ended or not self.guard.in_a_row):
                 self.save()
             self.saver.finish()
             hurry, draws = self.ranks.agreed(interrupted(), draw_sheet is not None)
@@ -192,7 +181,7 @@ class Trainer:
     def _roll_back(self) -> None:
         """Weights, averages and optimizer of the last checkpoint; the data goes on from here."""
         self.saver.finish()
-        found = checkpoint.latest(self.out)
+        found = self._newest()
         if found is None or self.guard.rollbacks > ROLLBACKS:
             raise ValueError(
                 f"the gradient exploded or was not finite in step after step up to {self.step}, "
@@ -244,14 +233,32 @@ class Trainer:
         total, count = self.ranks.total(torch.stack([values.sum(), values.new_tensor(len(values))]))
         return float(total / count)
 
+    def _facts(self, step: int) -> dict:
+        """What this run is, and where its data stands before a step."""
+        position = self.data.mix.position(step)
+        return {
+            "step": step,
+            "seed": self.run_spec.seed,
+            "spec": to_json(self.stage.spec),
+            "lora": self.lora and self.lora.facts(),
+            "data": {name: asdict(where) for name, where in position.items()},
+        }
+
     def _draw(self, draw_sheet: Callable[[Stage], Path] | None) -> None:
         stage = self.averaged()
         if stage is not None and draw_sheet is not None:
-            stage.unet.to(self.ranks.device)
-            sheet = draw_sheet(stage)
-            if self.log is not None:
-                self.log.show(self.step, sheet)
+            self._show(stage, draw_sheet)
         self.ranks.wait()
+
+    def _show(self, stage: Stage, draw_sheet: Callable[[Stage], Path]) -> None:
+        try:
+            stage.unet.to(self.ranks.device, torch.bfloat16)
+            sheet = draw_sheet(stage)
+        except torch.OutOfMemoryError:  # a whole second network, where training is sharded
+            tqdm.write(f"step {self.step}: no room on {self.ranks.device} for a sample sheet")
+            return
+        if self.log is not None:
+            self.log.show(self.step, sheet)
 
     def averaged(self) -> Stage | None:
         """A stage on the CPU with the averaged weights; None but on the first process."""
@@ -262,22 +269,18 @@ class Trainer:
                 weights[name] = whole.cpu()
         if not self.ranks.first:
             return None
-        stage = Stage(self.stage.spec)
+        stage = Stage(self.stage.spec, build_unet(self.stage.spec, device="meta"))
         if self.lora is not None:
             self.lora.adapt(stage.unet)
-        stage.unet.load_state_dict(weights)
+        stage.unet.load_state_dict(weights, assign=True)
         stage.unet.requires_grad_(False).eval()
         return stage
 
     def save(self) -> None:
         """Begin a checkpoint, and write the averaged weights as a stage folder."""
         validation = self.validated()
-        spec = to_json(self.stage.spec)
-        facts = {"step": self.step, "seed": self.run_spec.seed, "spec": spec}
+        facts = self._facts(self.step)
         facts |= {"guard": self.guard.state(), "validation": validation}
-        facts["lora"] = self.lora and self.lora.facts()
-        position = self.data.mix.position(self.step)
-        facts["data"] = {name: asdict(where) for name, where in position.items()}
         tensors = checkpoint.tensors_of(self.stage.unet, self.ema, self.optimizer)
         self.saver.save(tensors, facts)
         self._saved = self.step
