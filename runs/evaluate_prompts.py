@@ -70,6 +70,8 @@ class Options:
     final: bool = False
     """Run all stages, on 16 prompts unless --prompts says otherwise."""
     prompts: int | None = None
+    skip: int = 0
+    """Leave out so many prompts at the start: halves can run side by side."""
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
@@ -81,7 +83,7 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     panel = Panel(options.judges)
-    rows = eval_prompts()[: options.prompts or (16 if options.final else 64)]
+    rows = eval_prompts()[options.skip :][: options.prompts or (16 if options.final else 64)]
     options.out.mkdir(parents=True, exist_ok=True)
     answers: dict[str, Answers] = {}
     shown: dict[str, list[Frames]] = {}
@@ -131,7 +133,7 @@ def generated(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Fra
         else Cascade.from_pretrained(options.model)
     )
     names = [stage.name for stage in cascade.spec.stages]
-    for i, row in enumerate(tqdm(rows, unit="prompt")):
+    for i, row in enumerate(tqdm(rows, unit="prompt"), start=options.skip):
         wanted = SampleSpec(
             seed=options.seed + i,
             steps=options.steps,
@@ -162,7 +164,7 @@ def watched(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Frame
     paths = {int(path.stem): path for path in options.videos.glob("[0-9][0-9].mp4")}
     if not paths:
         raise ValueError(f"no 00.mp4, 01.mp4, ... in {options.videos}")
-    for i, row in enumerate(rows):
+    for i, row in enumerate(rows, start=options.skip):
         if i in paths:
             yield "videos", row, read_video(paths[i]).frames
 
