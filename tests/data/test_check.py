@@ -27,6 +27,12 @@ def test_a_check_says_what_there_is(folder, tmp_path):
     assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_check_says_how_large_images_are(folder, tmp_path):
+    Image.new("RGB", (40, 30)).save(folder / "4.png")
+    lines = "\n".join(check([str(folder)], stage(), tmp_path / "out"))
+    assert "height: 16 to 30" in lines and "width: 24 to 40" in lines
+
+
 def test_a_check_copies_neither_table_nor_clips(folder, tmp_path, monkeypatch):
     copies = []
 

@@ -13,6 +13,7 @@ from imagen_video.data.media import (
     Media,
     Place,
     Unfit,
+    image_size,
     read_clip,
     read_image,
     video_facts,
@@ -209,6 +210,7 @@ def test_images_of_every_mode(tmp_path, mode):
         Image.new("RGB", (7, 5), (128, 128, 128)).convert(mode).save(path)
     image = read_image(Media(str(path)))
     assert image.shape == (3, 5, 7) and image.dtype == torch.uint8
+    assert image_size(Media(str(path))) == (5, 7)
     if mode not in ("1", "P"):  # these dither
         assert (image.int() - 128).abs().max() <= 2
 
@@ -221,6 +223,7 @@ def test_transparent_images_lie_on_white_and_turned_ones_come_upright(tmp_path):
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(Media(str(tmp_path / "turned.jpg"))).shape == (3, 6, 4)
+    assert image_size(Media(str(tmp_path / "turned.jpg"))) == (6, 4)
 
 
 @pytest.mark.parametrize(

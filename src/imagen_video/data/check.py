@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from imagen_video.data.clips import Crop
 from imagen_video.data.library import BadSamples, example_of
-from imagen_video.data.media import Place, Unfit, video_facts
+from imagen_video.data.media import Place, Unfit, image_size, video_facts
 from imagen_video.data.rows import Row, Rows
 from imagen_video.data.sources import rows_of
 from imagen_video.pictures import contact_sheet, write_png
@@ -124,7 +124,7 @@ def try_row(row: Row, spec: StageSpec) -> Found:
         frames=_thumbnails(example.video),
     )
     if row.kind == "image":
-        return found
+        return replace(found, size=image_size(row.media))
     facts = video_facts(row.media)
     return replace(found, seconds=facts.seconds, fps=facts.fps, size=(facts.height, facts.width))
 

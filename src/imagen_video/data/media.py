@@ -238,6 +238,16 @@ def read_image(media: Media) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def image_size(media: Media) -> tuple[int, int]:
+    """Height and width of an image that can be read, upright, without its pixels."""
+    from PIL import ExifTags, Image
+
+    with media.open() as file, Image.open(file) as image:  # pyright: ignore
+        width, height = image.size
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # on its side
+    return (width, height) if lies else (height, width)
+
+
 def _rgb(image: Any) -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits in one way or another
         grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
