@@ -27,6 +27,16 @@ def test_a_check_says_what_there_is(folder, tmp_path):
     assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_check_tells_only_what_it_found_itself(folder, tmp_path):
+    (folder / "0.txt").unlink()
+    check([str(folder)], stage(), tmp_path / "out")
+    (folder / "0.txt").write_text("mended")
+    (folder / "1.txt").unlink()
+    check([str(folder)], stage(), tmp_path / "out")
+    (line,) = (tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()
+    assert "1.png" in line
+
+
 def test_a_check_says_how_large_images_are(folder, tmp_path):
     Image.new("RGB", (40, 30)).save(folder / "4.png")
     lines = "\n".join(check([str(folder)], stage(), tmp_path / "out"))

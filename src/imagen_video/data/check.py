@@ -75,9 +75,11 @@ class Report:
 def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1) -> list[str]:
     """Try every sample of the sources for a stage; returns the report's lines.
 
-    Writes bad_samples.jsonl and, for every source, a contact sheet of its first clips into `out`.
+    Writes a new bad_samples.jsonl and, for every source, a contact sheet of its first clips into
+    `out`.
     """
     out.mkdir(parents=True, exist_ok=True)
+    (out / "bad_samples.jsonl").unlink(missing_ok=True)
     bad, lines = BadSamples(out / "bad_samples.jsonl", limit=1.0), []
     for number, name in enumerate(names):
         rows, report = rows_of(name), Report(name)
