@@ -5,7 +5,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -51,22 +51,32 @@ def cache_root() -> Path:
 
 
 def fetched(url: str) -> Path:
-    """A local file of what `url` names, downloaded into the cache once; a path is itself.
+    """A local file of what `url` names, downloaded into the cache once, by whoever asks first; a
+    path is itself.
 
-    Any URL that fsspec knows. ValueError if it cannot be had.
+    Any URL that fsspec knows. What is fetched stays in the cache until it is deleted by hand.
+    ValueError if it cannot be had.
     """
     if "://" not in url:
         return Path(url)
-    import fsspec
-
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
     local = cache_root() / "fetched" / name
     if not local.is_file():
         local.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            files, path = fsspec.core.url_to_fs(url)
-            with replacing(local) as temporary:
-                files.get_file(path, str(temporary))
-        except (OSError, ValueError, ImportError) as error:
-            raise ValueError(f"cannot fetch {url!r}: {error}") from error
+        with open(local.with_name(f".{local.name}.lock"), "w") as lock:
+            with suppress(OSError):  # a file system without locks
+                fcntl.lockf(lock, fcntl.LOCK_EX)
+            if not local.is_file():
+                _fetch(url, local)
     return local
+
+
+def _fetch(url: str, local: Path) -> None:
+    import fsspec
+
+    try:
+        files, path = fsspec.core.url_to_fs(url)
+        with replacing(local) as temporary:
+            files.get_file(path, str(temporary))
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"cannot fetch {url!r}: {error}") from error
