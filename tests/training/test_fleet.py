@@ -81,21 +81,22 @@ def test_sigterm_ends_all_stages_which_go_on_later(tmp_path):
 FAKES = {
     "srun": 'shift; exec "$@"',
     "scontrol": "echo node1",
-    "py thon": 'printf "%s\\n" "$@"',
+    "torchrun": 'printf "%s\\n" "$@"',
 }
 
 
 def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path, monkeypatch):
     """The script is run by bash; the cluster's own programs are not there, and only tell."""
     jobs = jobs_of(presets.mini(), tmp_path / "out dir", ["--data", "my $clips"], steps=None)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "py thon"))
+    (tmp_path / "my bin").mkdir()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my bin" / "python"))
     write_slurm(tmp_path / "train.slurm", jobs, tmp_path / "out dir")
     assert (tmp_path / "out dir").is_dir()  # Slurm fails a job whose output has no folder
     for name, does in FAKES.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
-        (tmp_path / name).chmod(0o755)
+        (tmp_path / "my bin" / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / "my bin" / name).chmod(0o755)
     environment = os.environ | {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PATH": f"{tmp_path}/my bin:{os.environ['PATH']}",
         "SLURM_ARRAY_TASK_ID": "2",
         "SLURM_NNODES": "1",
         "SLURM_GPUS_ON_NODE": "8",

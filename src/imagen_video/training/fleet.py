@@ -149,10 +149,10 @@ SLURM = """\
 commands=(
 {commands}
 )
-export PYTHON={python}
+export TORCHRUN={torchrun}
 # As many as share the stage's batch equally.
 processes=({processes})
-srun --kill-on-bad-exit=1 bash -c 'exec "$PYTHON" -m torch.distributed.run --shutdown-timeout=170 \\
+srun --kill-on-bad-exit=1 bash -c 'exec "$TORCHRUN" --shutdown-timeout=170 \\
     --nnodes="$SLURM_NNODES" --nproc-per-node="$0" --rdzv-backend=c10d \\
     --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$(scontrol show hostnames | head -n1):29500" \\
     -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}" "${{processes[$SLURM_ARRAY_TASK_ID]}}"
@@ -176,7 +176,7 @@ def write_slurm(
         said=shlex.quote(f"{out}/slurm-%A-%a.txt"),
         commands="\n".join(commands),
         processes=" ".join(map(str, processes)),
-        python=shlex.quote(sys.executable),
+        torchrun=shlex.quote(str(Path(sys.executable).with_name("torchrun"))),
     )
     with replacing(path) as temporary:
         temporary.write_text(text)
