@@ -1,5 +1,7 @@
 """Shared pieces: the tiny cascade, freshly initialised but with nothing left at zero."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,6 +9,9 @@ from imagen_video import presets
 from imagen_video.cascade import Cascade
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
