@@ -10,8 +10,9 @@ from imagen_video.cascade import Cascade
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the programs it starts too
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
