@@ -51,8 +51,8 @@ def test_other_optimizers_learn_and_go_on_where_they_stopped(tiny, tmp_path, nam
     rest.run()
     again, once = rest.stage.unet.state_dict(), whole.stage.unet.state_dict()
     # Moments of 8 bits are rounded once more when they are read.
-    close = {"adafactor": 0.0, "adamw8bit": 0.1 * 8 * whole.train.learning_rate}[name]
-    assert all(torch.allclose(again[n], once[n], rtol=0, atol=close) for n in once)
+    rounding = {"adafactor": 0.0, "adamw8bit": 0.1 * 8 * whole.train.learning_rate}[name]
+    assert all(torch.allclose(again[n], once[n], rtol=0, atol=rounding) for n in once)
 
 
 def test_sharded_adafactor_is_adafactor(script, tmp_path, monkeypatch):  # noqa: F811
