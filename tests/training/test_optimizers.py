@@ -50,15 +50,13 @@ def test_other_optimizers_learn_and_go_on_where_they_stopped(tiny, tmp_path, nam
     assert rest.step == 4
     rest.run()
     again, once = rest.stage.unet.state_dict(), whole.stage.unet.state_dict()
-    # Moments of 8 bits are rounded once more when they are read.
-    rounding = {"adafactor": 0.0, "adamw8bit": 0.1 * 8 * whole.train.learning_rate}[name]
-    assert all(torch.allclose(again[n], once[n], rtol=0, atol=rounding) for n in once)
+    assert all(torch.equal(again[n], once[n]) for n in once)
 
 
 def test_sharded_adafactor_is_adafactor(script, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("OPTIMIZER", "adafactor")
     alone = train(script, tmp_path / "alone", ranks=1, steps=5)
-    train(script, tmp_path / "two", ranks=2, steps=5, stop=3)
-    found = train(script, tmp_path / "two", ranks=1, steps=5)
+    train(script, tmp_path / "four", ranks=4, shards=2, steps=5, stop=3)
+    found = train(script, tmp_path / "four", ranks=1, steps=5)
     assert found == pytest.approx(alone, abs=1e-4)
-    close(tmp_path / "two", tmp_path / "alone")
+    close(tmp_path / "four", tmp_path / "alone")

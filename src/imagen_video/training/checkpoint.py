@@ -11,6 +11,7 @@ import shutil
 import warnings
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ def _all(folder: Path) -> list[Path]:
 
 def tensors_of(unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Weights, averages and optimizer state by name, as the very tensors that are trained; 8-bit
-    moments, which safetensors does not know, as what they stand for: rounded again when read."""
+    moments, which safetensors does not know, as numbers that read as the same codes."""
     tensors = {}
     for name, parameter in trained(unet).items():
         tensors[f"weight/{name}"] = parameter.detach()
@@ -61,9 +62,16 @@ def tensors_of(unet: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> d
 
 
 def _plain(value: Tensor, parameter: Tensor) -> Tensor:
-    """In the order of its codes, which knows no memory format."""
+    """In the order of its codes, which knows no memory format.
+
+    The lowest signed code stands for -0.993 of a block's scale: told as -1, it shows the scale to
+    the reader, who takes the largest number for it.
+    """
     like = torch.zeros_like(parameter, memory_format=torch.contiguous_format).detach()
-    return like.copy_(value)
+    own = _own(value)
+    values = torch.cat([own.qmap[:1].round(), own.qmap[1:]])
+    _own(like).copy_(type(own)(own.codes, own.scale, values, own.signed).dequantize())
+    return like
 
 
 def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> list[tuple[str, Tensor]]:
@@ -73,7 +81,12 @@ def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> list[tuple[
 
 def _quantised(value: Tensor) -> bool:
     """Codes and scales that pass for a tensor (torchao), whole or sharded."""
-    return type(getattr(value, "_local_tensor", value)) is not Tensor
+    return type(_own(value)) is not Tensor
+
+
+def _own(value: Tensor) -> Any:
+    """What lies here of a tensor that may be sharded."""
+    return getattr(value, "_local_tensor", value)
 
 
 class Saver:
