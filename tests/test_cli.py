@@ -162,7 +162,7 @@ def test_training_needs_no_encoder_and_no_drawing_tool_beside_what_was_carried(t
     assert done.returncode == 0, done.stderr
 
     def train_bare(steps: int, out: Path) -> subprocess.CompletedProcess:
-        captions = carried / "captions.safetensors"
+        captions = carried / "captions"
         command = [sys.executable, "-c", BARE, str(steps), str(out), str(captions)]
         environment = os.environ | {"IMAGEN_VIDEO_CACHE": str(carried)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)

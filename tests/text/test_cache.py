@@ -106,10 +106,8 @@ def test_a_folder_that_cannot_be_written_is_told_and_survived(t5):
 
 
 def test_table_travels_without_its_encoder(t5, tmp_path):
-    table = EmbeddingTable.build(t5, [*SENTENCES, SENTENCES[0]])
-    table.save(tmp_path / "captions.safetensors")
-    assert os.listdir(tmp_path) == ["captions.safetensors"]
-    loaded = EmbeddingTable.load(tmp_path / "captions.safetensors")
+    EmbeddingTable.write(t5, [*SENTENCES, SENTENCES[0]], tmp_path)
+    loaded = EmbeddingTable.load(tmp_path)
     assert (loaded.name, loaded.dim, loaded.length) == (t5.name, 16, 64)
     order = [SENTENCES[3], SENTENCES[0], SENTENCES[3]]
     assert same(loaded(order), t5(order))
@@ -118,15 +116,39 @@ def test_table_travels_without_its_encoder(t5, tmp_path):
 
 
 def test_what_is_no_table_is_refused(t5, tmp_path):
+    with pytest.raises(ValueError, match="of 0 encoders, one fits"):
+        EmbeddingTable.load(tmp_path / "missing")
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
-    for name in ("junk.safetensors", "missing.safetensors"):
-        with pytest.raises(ValueError, match=name):
-            EmbeddingTable.load(tmp_path / name)
+    with pytest.raises(ValueError, match=r"no text embeddings in .*junk\.safetensors"):
+        EmbeddingTable.load(tmp_path)
+
+
+def test_a_table_is_written_in_parts_and_goes_on_after_a_stop(t5, tmp_path, monkeypatch):
+    monkeypatch.setattr("imagen_video.text.cache.PART", 2)
+
+    class Stopping:
+        name, dim, length, asked = t5.name, t5.dim, t5.length, 0
+
+        def __call__(self, prompts):
+            self.asked += 1
+            if self.asked == 2:
+                raise KeyboardInterrupt
+            return t5(prompts)
+
+    encoder = Stopping()
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddingTable.write(encoder, SENTENCES, tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
+    EmbeddingTable.write(encoder, SENTENCES, tmp_path)
+    assert len(os.listdir(tmp_path)) == 3 and encoder.asked == 4  # once for each, and the stop
+    assert same(EmbeddingTable.load(tmp_path)(SENTENCES), t5(SENTENCES))
+    EmbeddingTable.write(t5, SENTENCES[:2], tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
 
 
 def test_a_table_of_another_encoder_is_refused_before_training(t5, tmp_path):
-    table = tmp_path / "captions.safetensors"
-    EmbeddingTable.build(t5, SENTENCES).save(table)
+    table = tmp_path / "captions"
+    EmbeddingTable.write(t5, SENTENCES, table)
     job = JobSpec(stage="base", out=tmp_path / "out")
     with pytest.raises(ValueError, match="has 16 features a token"):
         train_stage(presets.tiny(), job, RunSpec(captions=table))

@@ -79,19 +79,19 @@ def _pack(options: Data) -> None:
 
 
 def _embed(options: Data) -> None:
-    from imagen_video.training.job import embed_captions
+    from imagen_video.training.job import CAPTIONS, embed_captions
 
-    file = options.out / "captions.safetensors"
-    count = embed_captions(_preset(options.preset), options.data, file, device=options.device)
-    print(f"{file}: {count} captions; imagen-video train ... --captions {file}")
+    spec, folder = _preset(options.preset), options.out / CAPTIONS
+    count = embed_captions(spec, options.data, options.out, device=options.device)
+    print(f"{folder}: {count} captions; imagen-video train ... --captions {folder}")
 
 
 def _carry(options: Data) -> None:
     from imagen_video.training.job import carry_along
 
     spec, steps, seed = _preset(options.preset), options.steps, options.seed
-    file = carry_along(spec, options.stage, options.out, steps=steps, seed=seed)
-    print(f"IMAGEN_VIDEO_CACHE={options.out} imagen-video train ... --captions {file}")
+    captions = carry_along(spec, options.stage, options.out, steps=steps, seed=seed)
+    print(f"IMAGEN_VIDEO_CACHE={options.out} imagen-video train ... --captions {captions}")
 
 
 def _preset(name: str) -> "CascadeSpec":

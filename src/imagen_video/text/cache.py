@@ -1,16 +1,17 @@
-"""Text embeddings kept: on disk by (encoder, text), or one file for a machine with no encoder."""
+"""Text embeddings kept: on disk by (encoder, text), or a folder for a machine with no encoder."""
 
 import hashlib
 import json
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from imagen_video.files import cache_root, replacing
 from imagen_video.shapes import Float
@@ -18,6 +19,8 @@ from imagen_video.spec import TextSpec
 from imagen_video.text.encoder import TextEmbedding, TextEncoder, checked, load_encoder
 
 MEMORY_BYTES = 2**28
+# Captions that are encoded and written at once.
+PART = 1024
 
 
 class CachedEncoder:
@@ -93,9 +96,9 @@ def load_keeping(
 
 
 class EmbeddingTable:
-    """A TextEncoder that knows a fixed list of captions: one safetensors file to carry along.
+    """A TextEncoder that knows a fixed list of captions: a folder of files to carry along.
 
-    The file holds the token embeddings of all captions one after the other, their counts, and, as
+    A file holds the token embeddings of PART captions one after the other, their counts, and, as
     UTF-8 JSON in a tensor of bytes, the captions with the name and length of the encoder.
     """
 
@@ -103,38 +106,45 @@ class EmbeddingTable:
         self.name, self.length, self._rows = name, length, rows
         self.dim: int = next(iter(rows.values())).shape[1]
 
-    @classmethod
-    def build(cls, encoder: TextEncoder, captions: Sequence[str]) -> "EmbeddingTable":
-        """Encode every different caption once."""
-        different = list(dict.fromkeys(checked(captions)))
-        rows = {}
-        for start in range(0, len(different), 1024):  # padded to full length on the way
-            part = different[start : start + 1024]
-            rows |= dict(zip(part, encoder(part).rows(), strict=True))
-        return cls(encoder.name, encoder.length, rows)
+    @staticmethod
+    def write(encoder: TextEncoder, captions: Iterable[str], folder: Path) -> None:
+        """Encode every different caption once, part by part, into a folder of its own.
+
+        Stopped and called again, it goes on; parts of another list or encoder are removed.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        different, parts = sorted(set(captions)), set()
+        for start in tqdm(range(0, len(different), PART), unit="part", disable=None):
+            part = different[start : start + PART]
+            about = {"name": encoder.name, "length": encoder.length, "captions": part}
+            text = json.dumps(about).encode()
+            path = folder / f"{hashlib.sha256(text).hexdigest()[:16]}.safetensors"
+            parts.add(path)
+            if not path.exists():
+                _write_part(path, encoder(part).to("cpu").rows(), text)
+        for other in set(folder.glob("*.safetensors")) - parts:
+            other.unlink()
 
     @classmethod
-    def load(cls, path: str | Path) -> "EmbeddingTable":
-        """Read a file written by `save`; ValueError if it is missing or no such file."""
+    def load(cls, folder: Path) -> "EmbeddingTable":
+        """What `write` wrote, mapped into memory; ValueError if it is missing or no such folder."""
+        rows, encoders = {}, set()
         try:
-            tensors = load_file(path)
-            about = json.loads(bytes(tensors["json"].numpy()))
-            rows = tensors["tokens"].split(tensors["counts"].tolist())
+            for path in folder.glob("*.safetensors"):
+                tensors = load_file(path)
+                about = json.loads(bytes(tensors["json"].numpy()))
+                encoders.add((about["name"], about["length"]))
+                parts = tensors["tokens"].split(tensors["counts"].tolist())
+                rows |= zip(about["captions"], parts, strict=True)
         except (OSError, SafetensorError, KeyError) as error:
-            raise ValueError(f"no table of text embeddings in {str(path)!r}: {error}") from error
-        return cls(about["name"], about["length"], dict(zip(about["captions"], rows, strict=True)))
-
-    def save(self, path: str | Path) -> None:
-        about = {"name": self.name, "length": self.length, "captions": list(self._rows)}
-        text = json.dumps(about, ensure_ascii=False).encode()
-        rows = list(self._rows.values())
-        tensors = {
-            "tokens": torch.cat(rows),
-            "counts": torch.tensor([len(row) for row in rows]),
-            "json": torch.frombuffer(bytearray(text), dtype=torch.uint8),
-        }
-        with replacing(path) as temporary:
-            save_file(tensors, temporary)
+            raise ValueError(f"no text embeddings in {str(path)!r}: {error}") from error
+        if len(encoders) != 1:
+            raise ValueError(
+                f"{str(folder)!r} has text embeddings of {len(encoders)} encoders, one fits: give "
+                "the captions folder that `imagen-video data embed` or `carry` wrote"
+            )
+        name, length = encoders.pop()
+        return cls(name, length, rows)
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
         """Look captions up; ValueError naming the first one that is not in the table."""
@@ -145,3 +155,13 @@ class EmbeddingTable:
                     "build it again with this caption, or install the text encoder"
                 )
         return TextEmbedding.pad([self._rows[text] for text in prompts], self.length)
+
+
+def _write_part(path: Path, rows: Sequence[Tensor], about: bytes) -> None:
+    tensors = {
+        "tokens": torch.cat(list(rows)),
+        "counts": torch.tensor([len(row) for row in rows]),
+        "json": torch.frombuffer(bytearray(about), dtype=torch.uint8),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)

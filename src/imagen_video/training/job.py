@@ -32,6 +32,8 @@ from imagen_video.training.trainer import Data, Trainer
 
 # So many steps, or captions, show what captions are like.
 FITTED_STEPS, FITTED_CAPTIONS = 64, 4096
+# The folder of embeddings in what is carried along.
+CAPTIONS = "captions"
 # So many batches of held-out clips say how good a stage is.
 VALIDATION_STEPS = 2
 
@@ -150,7 +152,7 @@ def carry_along(cascade: CascadeSpec, name: str, out: Path, *, steps: int, seed:
     """Write into `out` what the first `steps` of training stage `name` need beyond torch: every
     sticker rendered, and the embeddings of all captions of clips and sample sheets.
 
-    For machines without drawing tools and text encoder. Returns the file of captions.
+    For machines without drawing tools and text encoder. Returns the folder of captions.
     """
     spec = cascade.stage(name)
     prerender(out)
@@ -161,20 +163,19 @@ def carry_along(cascade: CascadeSpec, name: str, out: Path, *, steps: int, seed:
         mix = Mix(source, spec, seed=seed, steps=count)
         for step in range(count):
             texts.update(*mix[step].captions)
-    table = EmbeddingTable.build(load_encoder(cascade.text, dtype=torch.bfloat16), sorted(texts))
-    table.save(out / "captions.safetensors")
-    return out / "captions.safetensors"
+    encoder = load_encoder(cascade.text, dtype=torch.bfloat16)
+    EmbeddingTable.write(encoder, texts, out / CAPTIONS)
+    return out / CAPTIONS
 
 
 def embed_captions(
     cascade: CascadeSpec, names: Sequence[str], out: Path, *, device: str = "cpu"
 ) -> int:
-    """Encode every caption of folders, manifests or tars, and the empty one, into a file for
-    `RunSpec.captions`; returns how many different ones there are. Stopped and run again, T5 goes
-    on: its answers are kept one by one."""
+    """Encode every caption of folders, manifests or tars, and the empty one, into `out`, for
+    `RunSpec.captions`; returns how many different ones there are. Called again, it goes on."""
     texts = {""}
     for name in names:
         texts.update(row.text.strip() for row in rows_of(name) if isinstance(row.text, str))
-    encoder = load_keeping(cascade.text, dtype=torch.bfloat16, device=device)
-    EmbeddingTable.build(encoder, sorted(texts)).save(out)
+    encoder = load_encoder(cascade.text, dtype=torch.bfloat16, device=device)
+    EmbeddingTable.write(encoder, texts, out / CAPTIONS)
     return len(texts)
