@@ -5,9 +5,11 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +51,9 @@ TEXTURES = TextureCache(max_bytes=768 * 2**20)
 """One for the process: sprites, 3D views and words share the budget."""
 
 
-def cache_folder(root: Path) -> Path:
+def cache_folder() -> Path:
     """The folder of this pack's textures."""
-    return root / "stickers" / pack_digest()
+    return cache_root() / "stickers" / pack_digest()
 
 
 def pack_file(name: str) -> bytes:
@@ -75,16 +77,16 @@ def sprite(concept: str, style: str, side: int) -> Float[Tensor, "4 side side"]:
     """One drawing as premultiplied RGBA in [0, 1] at one of `SIDES`."""
 
     def load() -> Tensor:
-        with np.load(sprite_file(cache_root(), concept, style)) as sizes:
+        with np.load(sprite_file(concept, style)) as sizes:
             texels = torch.from_numpy(sizes[str(side)])
         return texels.permute(2, 0, 1).float().div_(255).contiguous()
 
     return TEXTURES.get(("sprite", concept, style, side), load)
 
 
-def sprite_file(root: Path, concept: str, style: str) -> Path:
+def sprite_file(concept: str, style: str) -> Path:
     """The file with all sizes of a drawing, "h w 4" at 8 bits; made when missing."""
-    path = cache_folder(root) / STYLES[style] / f"{concept.replace(' ', '-')}.npz"
+    path = cache_folder() / STYLES[style] / f"{concept.replace(' ', '-')}.npz"
     if not path.exists():
         save(path, halvings(rasterise(drawings()[concept][style])))
     return path
@@ -121,14 +123,15 @@ def halvings(texels: np.ndarray) -> dict[str, np.ndarray]:
 def prerender(
     folder: str | Path, *, concepts: Iterable[str] = CORE_CONCEPTS, styles: Iterable[str] = STYLES
 ) -> None:
-    """Write every texture under `folder`, for machines without resvg, pillow or fonts.
+    """Copy every texture into `folder`, for machines without resvg, pillow or fonts.
 
     Such a machine sets IMAGEN_VIDEO_CACHE to the folder. Needs the `data` tools (resvg-py, pillow).
     """
     from imagen_video.data.stickers.words import FONTS, letters_file
 
-    for concept in concepts:
-        for style in styles:
-            sprite_file(Path(folder), concept, style)
-    for font in FONTS.values():
-        letters_file(Path(folder), font)
+    rendered = [sprite_file(concept, style) for concept, style in product(concepts, styles)]
+    for file in [*rendered, *map(letters_file, FONTS.values())]:
+        there = Path(folder) / file.relative_to(cache_root())
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(there) as part:
+            shutil.copyfile(file, part)

@@ -15,7 +15,6 @@ from imagen_video.data.stickers.sprites import (
     pack_file,
     save,
 )
-from imagen_video.files import cache_root
 from imagen_video.shapes import Float
 
 FONTS = {
@@ -65,15 +64,15 @@ def aspect(text: str, font: str) -> float:
 @functools.lru_cache(maxsize=32)
 def letters(font: str, side: int) -> dict[str, Float[Tensor, "1 h w"]]:
     """Every letter's coverage in [0, 1], in cells of height `side` as wide as the letter."""
-    with np.load(letters_file(cache_root(), FONTS[font])) as file:
+    with np.load(letters_file(FONTS[font])) as file:
         strip, widths = torch.from_numpy(file[str(side)]), file["widths"]
     cells = (strip[..., 0].float() / 255)[None].split((widths * side // SIDES[-1]).tolist(), dim=-1)
     return dict(zip(LETTERS, cells, strict=True))
 
 
-def letters_file(root: Path, font: str) -> Path:
+def letters_file(font: str) -> Path:
     """The file with all sizes of a font's letters; made when missing."""
-    path = cache_folder(root) / "fonts" / f"{font}.npz"
+    path = cache_folder() / "fonts" / f"{font}.npz"
     if not path.exists():
         strip, widths = draw_letters(font)
         save(path, {**halvings(strip), "widths": widths})
