@@ -15,6 +15,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the programs it star
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: with two workers none is to wait for the other in the end."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Cascade:
     """All seven tiny stages in float32, random, with the embedded text encoder."""

@@ -40,7 +40,9 @@ if stop:  # a run that ends early, as one that is killed does
     step = job.Trainer.train_on
 
     def stopping(trainer, batch, watch):
-        if trainer.step == stop:
+        if trainer.step == stop - 1:
+            trainer.save()
+        elif trainer.step == stop:
             trainer.saver.finish()
             trainer.ranks.wait()
             sys.exit(0)
@@ -48,7 +50,8 @@ if stop:  # a run that ends early, as one that is killed does
 
     job.Trainer.train_on = stopping
 sys.argv = ["imagen-video", "train", "--out", str(out), "--stage", "base", "--steps", str(steps),
-            "--precision", "fp32", "--shards", str(shards), "--save-minutes", "0.02",
+            "--precision", "fp32", "--shards", str(shards),
+            "--save-minutes", "0.02" if steps > 100 else "60",
             "--sheet-minutes", "60", "--workers", "0", "--log-every", "1", *sys.argv[5:]]
 main()
 """
@@ -151,6 +154,11 @@ def test_two_processes_train_as_one(script, alone, tmp_path, shards):
     assert len(found) == 20
     assert found == pytest.approx(alone[0], abs=1e-4)
     close(tmp_path, alone[1])
+
+
+def test_shards_train_in_parts_and_recompute(script, alone, tmp_path):
+    found = train(script, tmp_path, "--recompute", "--accumulate", "2", ranks=2, stop=10)
+    assert found == pytest.approx(alone[0][:10], abs=1e-4)
 
 
 def test_two_then_four_then_one_process_go_on_as_one(script, alone, tmp_path):

@@ -19,7 +19,7 @@ COMMAND = """
 import sys
 from imagen_video.cli import main
 sys.argv = ["imagen-video", "train", "--preset", "tiny", "--stage", "tsr1", "--steps", "40",
-            "--threads", "1", "--save-minutes", "0.015", "--sheet-minutes", "60",
+            "--threads", "1", "--save-minutes", "0.03", "--sheet-minutes", "60",
             "--out", sys.argv[1]]
 main()
 """

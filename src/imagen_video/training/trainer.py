@@ -137,7 +137,9 @@ class Trainer:
         return self.step
 
     def _watch(self) -> Watch:
-        flops = training_flops(self.stage.spec, self.data.encoder.length, lora=self.lora)
+        flops = 0  # of which the first process tells
+        if self.ranks.first:
+            flops = training_flops(self.stage.spec, self.data.encoder.length, lora=self.lora)
         peak = matrix_rate(repeats=2, device=self.ranks.device)
         return Watch(self.ranks, flops_per_row=flops, peak_flops=peak)
 
