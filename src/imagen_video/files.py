@@ -4,9 +4,17 @@ import fcntl
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# Seconds between attempts to fetch what should be there.
+PAUSES = (1, 10, 60)
+
+
+class Unreachable(RuntimeError):
+    """What is there but cannot be had now: no fault of the data."""
 
 
 @contextmanager
@@ -55,7 +63,7 @@ def fetched(url: str) -> Path:
     path is itself.
 
     Any URL that fsspec knows. What is fetched stays in the cache until it is deleted by hand.
-    ValueError if it cannot be had.
+    ValueError if there is no such thing, Unreachable if it still cannot be had after a while.
     """
     if "://" not in url:
         return Path(url)
@@ -74,9 +82,18 @@ def fetched(url: str) -> Path:
 def _fetch(url: str, local: Path) -> None:
     import fsspec
 
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-        with replacing(local) as temporary:
-            files.get_file(path, str(temporary))
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"cannot fetch {url!r}: {error}") from error
+    for wait in (*PAUSES, None):
+        try:
+            files, path = fsspec.core.url_to_fs(url)
+            with replacing(local) as temporary:
+                files.get_file(path, str(temporary))
+            return
+        except (FileNotFoundError, PermissionError, ValueError, ImportError) as error:
+            raise ValueError(f"cannot fetch {url!r}: {error}") from error
+        except Exception as error:  # every store has its own
+            if wait is None:
+                raise Unreachable(
+                    f"cannot fetch {url!r}, tried {len(PAUSES) + 1} times: {error}; when it can be "
+                    "had the same command goes on"
+                ) from error
+        time.sleep(wait)

@@ -44,6 +44,41 @@ def test_bad_samples_are_replaced_and_counted_once(folder, bad):
     assert "no caption" in reasons["3.png"]["reason"] and not reasons["2.mp4"]["broken"]
 
 
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"start": 1.0, "end": 1.0, "fps": 6.0}, "from 1.0 s to 1.0 s"),
+        ({"start": -2.6}, "from -2.6 s to inf s"),
+        ({"text": " "}, "no caption"),
+    ],
+)
+def test_senseless_rows_are_counted(folder, bad, more, reason):
+    row = {"media": (str(folder / "videos" / "0.mp4"),), "kind": "video", "text": "a"}
+    media = MediaSource("two", Rows([[row | more, row]]), seed=0, bad=bad)
+    assert all(media.clip(i, FORMAT, WHOLE).video.float().mean() < 42 for i in range(4))
+    (line,) = map(json.loads, bad.path.read_text().splitlines())
+    assert reason in line["reason"] and line["broken"]
+
+
+def test_half_an_emoji_is_read_as_text(folder, bad, tiny):
+    row = {"media": (str(folder / "0.png"),), "kind": "image", "text": "nice \ud83d"}
+    caption = MediaSource("one", Rows([[row]]), seed=0, bad=bad).image(0, STILL, WHOLE).caption
+    assert caption == "nice ?" and tiny.encoder([caption]).mask.any()
+
+
+def test_where_nothing_held_out_fits_others_are_shown(folder, bad):
+    rows = [
+        {"media": (str(folder / "0.png"),), "kind": "image", "text": "a", "file": str(i)}
+        for i in range(200)
+    ]
+    names = Rows([rows])
+    test = MediaSource("set", names, seed=0, bad=bad, part="test")._stills
+    for number in {test[i] for i in range(test.count)}:
+        rows[number] |= {"width": 5, "height": 5}  # too small
+    found = MediaSource("set", Rows([rows]), seed=0, bad=bad, part="test")
+    assert found._stills.count == 4 and found.image(0, STILL, WHOLE).caption == "a"
+
+
 def use(folder, path, numbers):
     media = source(folder, BadSamples(path, limit=0.5))
     for i in numbers:

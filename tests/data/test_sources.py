@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shades import FORMAT, STILL, WHOLE, shade, source
+from shades import FORMAT, STILL, WHOLE, shade, source, write_video
 
 from imagen_video import presets
 from imagen_video.data.clips import Example, Position
@@ -153,7 +153,7 @@ def test_manifests_name_files_captions_and_parts(folder, bad, kind):
     ("text", "error"),
     [
         ('{"path": "a.mp4"}', "row 1 .*needs path and text"),
-        ('{"path": "a.mp4", "text": "b"}\n\n', "row 2 .*needs"),
+        ('\n{"path": "a.mp4", "text": "b"}\n\n{"path": ""}', "row 2 .*needs"),
         ('{"path": "a.mp4", "text": "b"}\n{', "line 2 .*no JSON"),
         ('{"path": "a.mp4", "text": "b", "start": "soon"}', "start, end.*are numbers"),
     ],
@@ -206,6 +206,17 @@ def test_a_position_says_how_far_every_source_is(folder, bad):
     assert position["stickers"].clips == position[str(folder)].clips == 1000
     assert position[str(folder)].clip_epoch == 1000 // 3
     assert position["stickers"].stills + position[str(folder)].stills == 100
+
+
+def test_a_position_tells_other_content(folder, bad):
+    before = source(folder, bad).position(1, 1)[str(folder)]
+    assert source(folder, bad).position(1, 1)[str(folder)] == before
+    assert source(folder, bad, cropping="centre").position(1, 1)[str(folder)] != before
+    (folder / "1.txt").write_text("another caption")
+    other = source(folder, bad).position(1, 1)[str(folder)]
+    write_video(folder / "videos" / "9.mp4", 40)
+    grown = source(folder, bad).position(1, 1)[str(folder)]
+    assert len({before, other, grown}) == 3
 
 
 @pytest.mark.parametrize(

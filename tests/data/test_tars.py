@@ -3,15 +3,17 @@
 import io
 import json
 import tarfile
+from collections import Counter
 
 import pytest
-from shades import FORMAT, STILL, WHOLE
+from shades import FORMAT, STILL, WHOLE, write_video
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from imagen_video.data.library import MediaSource
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.data.sources import open_source, rows_of
 from imagen_video.data.tars import expanded, of_tar, pack, write_index
+from imagen_video.files import Unreachable
 
 
 def bytes_of(row) -> bytes:
@@ -135,6 +137,51 @@ def test_packed_tars_hold_what_was_packed(folder, tmp_path, monkeypatch, bad):
     assert [bytes_of(row) for row in packed] == kept
     theirs = [sample for tar in tars for sample in read_by_webdataset(tar)]
     assert [s.get("mp4", s.get("png")) for s in theirs] == kept
+    with pytest.raises(ValueError, match=r"tars holds tars, .*another --out"):
+        pack(rows, tmp_path / "tars", bytes_a_tar=4000)
+
+
+def test_parts_of_one_video_are_held_out_together_packed_or_not(tmp_path, bad):
+    lines = []
+    for i in range(12):
+        write_video(tmp_path / "set" / f"{i}.mp4", 10 * i)
+        parts = [{"start": s / 10, "end": s / 10 + 0.8} for s in range(9)]
+        lines += [json.dumps({"path": f"set/{i}.mp4", "text": f"{i}"} | part) for part in parts]
+    (tmp_path / "parts.jsonl").write_text("\n".join(lines))
+    pack(rows_of(str(tmp_path / "parts.jsonl")), tmp_path / "tars", bytes_a_tar=30000)
+    for name in (str(tmp_path / "parts.jsonl"), str(tmp_path / "tars")):
+        rows, seen = rows_of(name), {}
+        for part in ("train", "test"):
+            turns = MediaSource(name, rows, seed=0, bad=bad, part=part)._videos
+            seen[part] = Counter(rows[turns[i]].text for i in range(turns.count))
+        assert len(seen["test"]) == 1 and set(seen["test"].values()) == {9}
+        assert len(seen["train"]) == 11 and not seen["train"].keys() & seen["test"].keys()
+
+
+def test_a_store_that_hiccups_is_asked_again(folder, tmp_path, monkeypatch, bad):
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("imagen_video.files.PAUSES", (0, 0))
+    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt"])
+    write_index(tmp_path / "a.tar")
+    for end in (".tar", ".tar.index.json"):
+        content = (tmp_path / f"a{end}").read_bytes()
+        fsspec.filesystem("memory").pipe(f"/shaky/a{end}", content)
+    source = open_source(["memory://shaky/a.tar"], seed=0, bad=bad)
+    get, failures = MemoryFileSystem.get_file, [ConnectionError("reset")] * 5
+
+    def failing(*args, **options):
+        if failures:
+            raise failures.pop()
+        return get(*args, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", failing)
+    with pytest.raises(Unreachable, match=r"a\.tar', tried 3 times: reset; when it can be had"):
+        source.image(0, STILL, WHOLE)
+    assert not bad.path.exists()
+    assert source.image(0, STILL, WHOLE).caption == "image 120" and not failures
 
 
 def test_files_without_a_suffix_are_packed_as_what_they_are(folder, tmp_path, bad):

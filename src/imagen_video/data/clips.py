@@ -31,13 +31,14 @@ class Crop:
 
 @dataclass(frozen=True)
 class Position:
-    """How many clips and stills a source has given, and the epochs that they are in (None: the
-    source is endless)."""
+    """How many clips and stills a source has given, the epochs that they are in (None: the source
+    is endless), and what tells its content from any other."""
 
     clips: int
     stills: int
     clip_epoch: int | None = None
     still_epoch: int | None = None
+    content: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import numpy as np
 
 from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.media import (
-    Media,
     Place,
     Unfit,
     covering,
@@ -31,9 +30,11 @@ from imagen_video.video import VideoFormat
 
 # So many samples in a row that cannot be used: there are hardly any others.
 ATTEMPTS = 100
-# One row in so many of a kind is held out of training; of fewer than SMALL none is.
-HELD_OUT, SMALL = 50, 100
+# One file in so many of a kind is held out of training; of fewer than FEW, or of fewer than SMALL
+# samples, none is.
+HELD_OUT, FEW, SMALL = 50, 10, 100
 Part = Literal["train", "test"]
+BAD_SAMPLES = "bad_samples.jsonl"
 
 
 class TooManyBad(ValueError):
@@ -95,15 +96,22 @@ class BadSamples:
                 self._broken[facts["source"]].add(facts["path"])
 
 
+def count_bad(folder: Path) -> int:
+    """How many samples runs into a folder have skipped so far."""
+    path = folder / BAD_SAMPLES
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 class MediaSource:
     """Clips and stills of one data set; see `imagen_video.data.clips.Source`.
 
     Every epoch goes through the set in a new order; which seconds of a video and which part of a
     frame are shown are drawn anew too (`cropping` "centre": the middle of what is left over). In
     place of a sample that cannot be used comes another, the same one whenever this is run.
-    Without images, stills are frames of the videos. Of the videos and of the images one in fifty
-    is of the "test" part, known by its name. Of fewer than a hundred both parts have all: a small
-    set is validated on what it is trained on.
+    Without images, stills are frames of the videos. Of the files with videos and of those with
+    images one in fifty is of the "test" part, known by its name. Of fewer than ten files or a
+    hundred samples both parts have all: a small set is validated on what it is trained on. So is
+    one of which nothing that is held out can be used.
     """
 
     def __init__(
@@ -119,15 +127,20 @@ class MediaSource:
         if not len(rows):
             raise ValueError(f"{name} holds no video and no image")
         self.name, self.rows, self.seed, self.bad, self.cropping = name, rows, seed, bad, cropping
-        facts = [(row.kind == "image", _hash(row.media, name)) for row in rows]
+        facts, content = [], blake2b(cropping.encode(), digest_size=8)
+        for row in rows:
+            facts.append((row.kind == "image", _hash(row, name)))
+            content.update(f"{facts[-1]} {row.caption} {row.start} {row.end}".encode())
+        self._content = content.hexdigest()
         image, hashes = (np.array(fact) for fact in zip(*facts, strict=True))
         own = np.empty(len(rows), bool)
         for kind in (image, ~image):
             own[kind] = _of_part(hashes[kind], part)
+        still = image if image.any() else np.ones_like(image)
         block = np.repeat(np.arange(len(rows.blocks)), rows.blocks)
         self.kinds = frozenset("image" if still else "video" for still in np.unique(image))
-        self._videos = _Shuffle(np.flatnonzero(own & ~image), block, seed)
-        self._stills = _Shuffle(np.flatnonzero(own & (image == image.any())), block, seed)
+        self._videos = _Shuffle(own & ~image, block, seed, spare=~image)
+        self._stills = _Shuffle(own & still, block, seed, spare=still)
 
     def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         return self._first_usable(self._videos, index, format, crop)
@@ -138,7 +151,8 @@ class MediaSource:
 
     def position(self, clips: int, stills: int) -> dict[str, Position]:
         clip_epoch = clips // self._videos.count if self._videos.count else None
-        return {self.name: Position(clips, stills, clip_epoch, stills // self._stills.count)}
+        still_epoch = stills // self._stills.count
+        return {self.name: Position(clips, stills, clip_epoch, still_epoch, self._content)}
 
     def _first_usable(
         self, turns: "_Shuffle", index: int, format: VideoFormat, crop: Crop
@@ -161,9 +175,13 @@ class MediaSource:
         return Place(time, row, column) if self.cropping == "random" else Place(time)
 
 
-def _hash(media: Media, source: str) -> int:
-    """Of the name within the source: the same however the source is typed, and on any machine."""
-    if media.member:
+def _hash(row: Row, source: str) -> int:
+    """Of the file's name within the source, the same however the source is typed and on any
+    machine; of what was packed, of the name it had."""
+    media = row.media
+    if row.file:
+        name = row.file
+    elif media.member:
         name = f"{media.path.rpartition('/')[2]}/{media.member}"
     else:
         name = os.path.relpath(media.path, source)
@@ -172,35 +190,41 @@ def _hash(media: Media, source: str) -> int:
 
 
 def _of_part(hashes: np.ndarray, part: Part) -> np.ndarray:
-    """Which rows of one kind are of a part: the lowest hashes are held out, so never none."""
-    if len(hashes) < SMALL:
+    """Which rows of one kind are of a part: of the files with the lowest hashes all are held out,
+    so never none, and never some seconds of a video that others are trained on."""
+    files = np.unique(hashes)
+    if len(hashes) < SMALL or len(files) < FEW:
         return np.ones(len(hashes), bool)
-    held_out = np.zeros(len(hashes), bool)
-    held_out[hashes.argsort(kind="stable")[: ceil(len(hashes) / HELD_OUT)]] = True
+    held_out = hashes <= files[ceil(len(files) / HELD_OUT) - 1]
     return held_out == (part == "test")
 
 
 class _Shuffle:
     """Endless positions -> rows of one kind, shuffled block by block."""
 
-    def __init__(self, which: np.ndarray, block: np.ndarray, seed: int):
-        self.which, self.count = which, len(which)
-        self._order = Shuffled(np.bincount(block[which]).tolist(), seed)
+    def __init__(self, own: np.ndarray, block: np.ndarray, seed: int, *, spare: np.ndarray):
+        self.which, self.spare = np.flatnonzero(own), np.flatnonzero(spare)
+        self.count = len(self.which)
+        self._order = Shuffled(np.bincount(block[self.which]).tolist(), seed)
         self.seed = seed
 
     def __getitem__(self, position: int) -> int:
         return int(self.which[self._order[position]])
 
     def other(self, position: int, attempt: int) -> int:
-        return int(self.which[mixed(self.seed, position, attempt) % self.count])
+        """A row instead: after half of the attempts a spare one."""
+        rows = self.which if attempt < ATTEMPTS // 2 else self.spare
+        return int(rows[mixed(self.seed, position, attempt) % len(rows)])
 
 
 def example_of(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
     """What a row shows; ValueError if it cannot be used."""
     if row.broken:
         raise ValueError(f"{str(row.media)!r}: {row.broken}")
-    if not isinstance(row.text, str) or not row.text.strip():
+    if not row.caption:
         raise ValueError(f"{str(row.media)!r} has no caption")
+    if not 0 <= row.start < row.end:
+        raise ValueError(f"{str(row.media)!r} is to be used from {row.start} s to {row.end} s")
     if row.height and row.width:
         covering(row.height, row.width, format)
     if row.fps:
@@ -214,4 +238,4 @@ def example_of(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
     except (OSError, EOFError) as error:
         raise ValueError(f"cannot read {str(row.media)!r}: {error}") from error
     facts = {"path": str(row.media)} | ({"slowed": f"{slowed:.3g}"} if slowed > 1 else {})
-    return Example(video, row.text.strip(), facts)
+    return Example(video, row.caption, facts)

@@ -129,11 +129,17 @@ def read_clip(
         raise ValueError(f"{str(media)!r} lasts {facts.seconds:.2f} s and is used from {first} s")
     factor = slowing(last - first, facts.fps, wanted)
     start = first + at.time * max(0.0, last - first - wanted.seconds / factor)
-    times = [start + (crop.frame + i) / (wanted.fps * factor) for i in range(crop.frames)]
-    frames = [
-        fitted(frame, wanted, crop, at=at, aspect=facts.aspect) for frame in shown(media, times)
-    ]
+    upright = shown(
+        media, [start + (crop.frame + i) / (wanted.fps * factor) for i in range(crop.frames)]
+    )
+    frames = [fitted(frame, wanted, crop, at=at, aspect=_aspect(frame, facts)) for frame in upright]
     return torch.stack(frames), factor
+
+
+def _aspect(frame: UInt8[Tensor, "3 h w"], facts: VideoFacts) -> float:
+    """Of the pixels of an upright frame, which a turned file stores lying down."""
+    turned = facts.height != facts.width and frame.shape[1:] == (facts.width, facts.height)
+    return 1 / facts.aspect if turned else facts.aspect
 
 
 @dataclass(frozen=True)
@@ -222,30 +228,18 @@ def fitted(
 def read_image(media: Media) -> UInt8[Tensor, "3 h w"]:
     """An upright RGB image of any mode and depth, what is transparent on white.
 
-    ValueError if it is none, or larger than Pillow thinks safe.
+    ValueError if it is none, or larger than Pillow thinks safe; OSError if there is no such file.
     """
     from PIL import Image, ImageOps
 
-    try:
-        with media.open() as file, Image.open(file) as image:  # pyright: ignore
-            pixels = _rgb(ImageOps.exif_transpose(image))
-    except OSError as error:
-        raise ValueError(f"cannot read {str(media)!r} as an image: {error}") from error
-    except Exception as error:  # Pillow's decoders raise anything on broken data
-        raise ValueError(
-            f"cannot read {str(media)!r} as an image: {type(error).__name__}: {error}"
-        ) from error
+    with media.open() as file:
+        try:
+            with Image.open(file) as image:  # pyright: ignore[reportArgumentType]
+                pixels = _rgb(ImageOps.exif_transpose(image))
+        except Exception as error:  # Pillow's decoders raise anything on broken data
+            kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+            raise ValueError(f"cannot read {str(media)!r} as an image: {kind}{error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def image_size(media: Media) -> tuple[int, int]:
-    """Height and width of an image that can be read, upright, without its pixels."""
-    from PIL import ExifTags, Image
-
-    with media.open() as file, Image.open(file) as image:  # pyright: ignore
-        width, height = image.size
-        lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # on its side
-    return (width, height) if lies else (height, width)
 
 
 def _rgb(image: Any) -> np.ndarray:

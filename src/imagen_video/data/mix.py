@@ -1,6 +1,7 @@
 """Batches of videos and packed images (paper section 7)."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from imagen_video.data.clips import Crop, Position, Source
 from imagen_video.data.order import fraction
+from imagen_video.files import Unreachable
 from imagen_video.shapes import Bool, Int, UInt8
 from imagen_video.spec import StageSpec
 
@@ -128,29 +130,36 @@ class Mix(Dataset):
 
 
 class _Answers(Dataset):
-    """Batches, or the ValueError in place of one: raised in a worker it would come as a traceback
-    in the words of another process."""
+    """Batches, or the error in place of one: raised in a worker it would come as a traceback in
+    the words of another process."""
 
     def __init__(self, mix: Mix):
         self.mix = mix
 
-    def __getitem__(self, step: int) -> Batch | ValueError:
+    def __getitem__(self, step: int) -> Batch | ValueError | Unreachable:
         try:
             return self.mix[step]
-        except ValueError as error:
+        except (ValueError, Unreachable) as error:
             return error
 
 
-def batches(mix: Mix, *, start: int, workers: int = 1) -> Iterator[Batch]:
-    """The batches from `start` on, rendered ahead in worker processes."""
+def _deaf(worker: int) -> None:
+    """The process that trains is told to stop, and says when its workers have done enough."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
+    """The batches from `start` on, rendered ahead in worker processes; to be closed."""
     loader = DataLoader(
         _Answers(mix),
         batch_size=None,
         sampler=range(start, mix.steps),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_deaf,
     )
     for batch in loader:
-        if isinstance(batch, ValueError):
+        if isinstance(batch, Exception):
             raise batch
         yield batch

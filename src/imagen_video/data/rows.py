@@ -19,8 +19,8 @@ NUMBERS = ("start", "end", "fps", "width", "height")
 @dataclass(frozen=True)
 class Row:
     """One captioned video or image. `start` and `end` (seconds) are the part to use; `fps`,
-    `width` and `height`, where known, save opening a file that will not fit. `broken` says why
-    there is nothing to open."""
+    `width` and `height`, where known, save opening a file that will not fit. `file` stands for the
+    one that a part was packed from. `broken` says why there is nothing to open."""
 
     media: Media
     kind: Literal["video", "image"]
@@ -30,7 +30,14 @@ class Row:
     fps: float | None = None
     width: float | None = None
     height: float | None = None
+    file: str | None = None
     broken: str | None = None
+
+    @property
+    def caption(self) -> str:
+        """The text without what cannot be encoded (half of an emoji); "" where there is none."""
+        text = self.text if isinstance(self.text, str) else ""
+        return text.encode(errors="replace").decode().strip()
 
 
 class Rows(Sequence[Row]):
@@ -82,8 +89,9 @@ def of_manifest(path: Path) -> Iterator[dict[str, Any]]:
     Paths are relative to the table. ValueError names the first line that cannot be read.
     """
     for number, row in enumerate(_table(path), start=1):
-        if not isinstance(row, dict) or not row.get("path") or "text" not in row:
-            raise ValueError(f"row {number} of {str(path)!r} needs path and text, got {row!r}")
+        named = isinstance(row, dict) and row.get("path") and "text" in row
+        if not named or isinstance(row["text"], bytes):
+            raise ValueError(f"row {number} of {str(path)!r} needs path and text, got {row!r:.200}")
         given = {name: row[name] for name in NUMBERS if row.get(name) not in (None, "")}
         try:
             numbers = {name: float(value) for name, value in given.items()}
@@ -106,8 +114,10 @@ def _table(path: Path) -> Iterator[Any]:
     else:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
                 try:
-                    yield json.loads(line) if line.strip() else None
+                    yield json.loads(line)
                 except json.JSONDecodeError as error:
                     raise ValueError(
                         f"line {number} of {str(path)!r} is no JSON: {error}"

@@ -161,16 +161,20 @@ def _facts(content: bytes) -> dict[str, Any]:
         return {}
     texts = [given[name] for name in CAPTIONS if isinstance(given.get(name), str)]
     numbers = {n: given[n] for n in NUMBERS if isinstance(given.get(n), int | float)}
-    return {**({"text": texts[0]} if texts else {}), **numbers}
+    file = {"file": given["file"]} if isinstance(given.get("file"), str) else {}
+    return {**({"text": texts[0]} if texts else {}), **numbers, **file}
 
 
 def pack(rows: Rows, out: Path, *, bytes_a_tar: int) -> list[tuple[Row, str]]:
     """Write what rows show into tars 000000.tar ... with their indexes; returns what was left out,
     with reasons: what cannot be read, or has no caption.
 
-    Files are copied as they are, with their captions and the parts of them to use.
+    Files are copied as they are, once for every part that is used, with their captions and those
+    parts. ValueError where `out` holds tars.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if any(out.glob("*.tar")):
+        raise ValueError(f"{out} holds tars, which would be read with the new: give another --out")
     left_out: list[tuple[Row, str]] = []
     members = _packed(rows, left_out)
     member = next(members, None)
@@ -196,12 +200,13 @@ def _packed(rows: Rows, left_out: list[tuple[Row, str]]) -> Iterator[list[tuple[
                 raise ValueError(row.broken)
             with row.media.open() as file:
                 content = file.read()
-            if not isinstance(row.text, str) or not row.text.strip():
+            if not row.caption:
                 raise ValueError("no caption")
         except (OSError, ValueError) as error:
             left_out.append((row, str(error)))
             continue
-        facts: dict[str, Any] = {"text": row.text}
+        file = row.file or hashlib.sha256(os.fsencode(str(row.media))).hexdigest()[:16]
+        facts: dict[str, Any] = {"text": row.caption, "file": file}
         facts |= {n: getattr(row, n) for n in NUMBERS if getattr(row, n) not in (None, inf)}
         suffix = Path(row.media.member or row.media.path).suffix.lower()
         # What has no known suffix is taken for a video; readers see in the bytes which it is.

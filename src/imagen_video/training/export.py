@@ -12,7 +12,7 @@ from imagen_video.stage import Stage, build_unet
 from imagen_video.text.encoder import load_encoder
 from imagen_video.training.checkpoint import best, facts_of, latest, tensors_in
 from imagen_video.training.ema import trained
-from imagen_video.training.lora import ADAPTER, lora_of, merged
+from imagen_video.training.lora import lora_of, merged
 from imagen_video.weights import load_stage, save_stage
 
 Which = Literal["latest", "best"]
@@ -57,9 +57,16 @@ def _read(run: Path, which: Which, weights: Weights) -> tuple[Stage, int]:
 
 
 def export_cascade(
-    runs: Path, spec: CascadeSpec, out: Path, *, dtype: torch.dtype = torch.bfloat16
+    runs: Path,
+    spec: CascadeSpec,
+    out: Path,
+    *,
+    which: Which = "latest",
+    weights: Weights = "average",
+    dtype: torch.dtype = torch.bfloat16,
 ) -> None:
-    """Write the stages below `runs`, each a stage's or a training's folder, as one cascade.
+    """Write the stages below `runs`, each a stage's or a training's folder, as one cascade; of
+    trainings the checkpoints and weights that `export_stage` would.
 
     Sampling settings are those of `spec`, not of when training began. ValueError where a stage is
     missing or its network is not the one of `spec`.
@@ -67,8 +74,8 @@ def export_cascade(
     stages = []
     for wanted in spec.stages:
         folder = runs / wanted.name
-        adapters = (folder / ADAPTER).is_dir()
-        stage = _read(folder, "latest", "average")[0] if adapters else load_stage(folder)
+        trained_here = (folder / "checkpoints").is_dir()
+        stage = _read(folder, which, weights)[0] if trained_here else load_stage(folder)
         if stage.spec.unet != wanted.unet:
             raise ValueError(f"{folder} has another network than the preset's")
         stages.append(Stage(wanted, stage.unet))

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from imagen_video.data.clips import Source
-from imagen_video.data.library import BadSamples, Part
+from imagen_video.data.library import BAD_SAMPLES, BadSamples, Part
 from imagen_video.data.mix import Mix
 from imagen_video.data.sources import open_source, rows_of
 from imagen_video.data.stickers import prerender
@@ -103,7 +103,7 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
 
 
 def _source(job: JobSpec, run: RunSpec, part: Part) -> Source:
-    bad = BadSamples(job.out / "bad_samples.jsonl", job.max_bad)
+    bad = BadSamples(job.out / BAD_SAMPLES, job.max_bad)
     cropping = job.cropping if part == "train" else "centre"
     return open_source(job.data, seed=run.seed, bad=bad, cropping=cropping, part=part)
 
@@ -175,7 +175,7 @@ def embed_captions(
     `RunSpec.captions`; returns how many different ones there are. Called again, it goes on."""
     texts = {""}
     for name in names:
-        texts.update(row.text.strip() for row in rows_of(name) if isinstance(row.text, str))
+        texts.update(row.caption for row in rows_of(name))
     encoder = load_encoder(cascade.text, dtype=torch.bfloat16, device=device)
     EmbeddingTable.write(encoder, texts, out / CAPTIONS)
     return len(texts)

@@ -27,9 +27,10 @@ def refuse_other(out: Path, saved: dict, now: dict) -> None:
             f"{out} was trained with another {', '.join(changed)} of stage {before.name!r}: give "
             f"the same, or another --out with --init-from {out}"
         )
-    # Folders may have moved; how much of each source was shown says whether it is the same.
+    # Folders may have moved: names within them, captions and how much was shown say what they are.
     if list(saved["data"].values()) != list(now["data"].values()):
         raise ValueError(
             f"{out} was trained on other data: up to step {saved['step']} on {saved['data']}, not "
-            f"{now['data']}; give the same --data, or another --out with --init-from {out}"
+            f"{now['data']}; give the same --data and --cropping, as they were, or another --out "
+            f"with --init-from {out}"
         )

@@ -21,7 +21,7 @@ NODE = 8
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """What a run does besides the stage's own `TrainSpec`. `minutes` only stops early; `captions`
-    is a file of embeddings read instead of running the text encoder. A batch is computed in
+    is a folder of embeddings read instead of running the text encoder. A batch is computed in
     `accumulate` parts; `keep` checkpoints are kept, and the best."""
 
     seed: int = 0

@@ -3,12 +3,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from imagen_video.data.library import count_bad
 from imagen_video.data.mix import Batch, Mix, batches
 from imagen_video.diffusion.objective import Draws, Loss, Objective
 from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost
@@ -105,8 +107,8 @@ class Trainer:
         out_of_time = Every(math.inf if run.minutes is None else run.minutes)
         progress = tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not first)
         watch, due = self._watch(), False
-        with noting_interrupt() as interrupted, telling_lost():
-            loader = batches(self.data.mix, start=self.step, workers=run.workers)
+        loader = batches(self.data.mix, start=self.step, workers=run.workers)
+        with noting_interrupt() as interrupted, telling_lost(), closing(loader):
             for batch in watch.waiting(loader):
                 rate, norm = self.train_on(batch, watch)
                 progress.update()
@@ -210,7 +212,8 @@ class Trainer:
 
     def _note(self, watch: Watch, rate: float, norm: float, progress: tqdm) -> None:
         facts = {"step": self.step, "lr": rate, "grad_norm": float(f"{norm:.6g}")}
-        facts |= watch.facts() | {"skipped": self.guard.skipped}
+        facts |= watch.facts()
+        facts |= {"skipped": self.guard.skipped, "bad_samples": count_bad(self.out)}
         progress.set_postfix(loss=facts["loss"], clips_s=facts["clips_per_second"])
         if self.log is not None:
             self.log.write(facts)
@@ -224,8 +227,8 @@ class Trainer:
             for step in range(len(self.data.validation)):
                 batch = self.data.validation[step]
                 for i, time_ in enumerate(VALIDATION_TIMES):
-                    at = Objective(
-                        weighting=self.stage.spec.weighting,
+                    at = replace(
+                        self.stage.objective(),
                         times=lambda b, g, t=time_: torch.full((b,), t, device=g.device),
                     )
                     where = step * len(VALIDATION_TIMES) + i
