@@ -67,7 +67,7 @@ def measure(spec: StageSpec, rounds: int) -> Row:
         stage=spec.name,
         video=f"{frames}x{high.height}x{high.width}",
         calls=high.frames / window,
-        flops=flops_per_call(unet.to("meta"), spec, frames),
+        flops=flops_per_call(unet.to("meta"), spec, frames, TOKENS),
         seconds=taken,
         peak_bytes=peak,
     )

@@ -30,8 +30,8 @@ def strided() -> CascadeSpec:
 
 
 def things() -> CascadeSpec:
-    """mini with four clips of four frames and sixteen packs of four images a batch."""
-    return _base(4, 16, stride=4, logsnr_shift=-3.5)
+    """mini with two clips of four frames and eighteen packs of four images a batch."""
+    return _base(2, 18, stride=4, logsnr_shift=-3.5)
 
 
 def _base(clips: int, image_packs: int, *, logsnr_shift: float, stride: int = 1) -> CascadeSpec:

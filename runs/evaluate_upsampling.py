@@ -1,6 +1,6 @@
 """Measure every upsampling stage against doing it without a model, on 16 held-out clips.
 
-    python runs/evaluate_upsampling.py                                  # all stages, ~10 minutes
+    python runs/evaluate_upsampling.py                                  # all stages, ~20 minutes
     python runs/evaluate_upsampling.py --stage-folder out/ssr1          # what training wrote so far
     python runs/evaluate_upsampling.py --stages ssr3 --frames 16 --crop 384x640
     python runs/evaluate_upsampling.py --real                           # real clips, ~5 minutes

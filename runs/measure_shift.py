@@ -3,10 +3,11 @@
     python runs/measure_shift.py out/mini/base            # one to three minutes, one core
     python runs/measure_shift.py out/mini/* --clips 32
 
-Prints the PSNR of the estimated x at each log-SNR, for videos and for packed images of the test
-split, with the conditioning as noisy as in sampling. Far left it is what the prompt and the
-low-resolution video say by themselves, far right what z says; half-way in between (in decibels,
-from log-SNR -14 to 2) lies the level around which a schedule should spend its steps. The unshifted
+Prints the PSNR of the estimated x at each log-SNR, for videos and for packed images that no
+training drew (another seed), with the conditioning as noisy as in sampling. Far left it is what
+the prompt and the low-resolution video say by themselves, far right what z says; half-way in
+between (in decibels, from log-SNR -14 to 2) lies the level around which a schedule should spend its
+steps. The unshifted
 cosine schedule is centred on 0, so that level is the `logsnr_shift` to train and sample with.
 """
 

@@ -1,10 +1,10 @@
 """Defects found in an earlier open implementation, each as a property that must hold here.
 
 What other tests hold already: D1 and D20c test_trainer; D2, D3, D13, D16 test_unet; D12, D15, D23 b
-to e test_cascade and test_cli; D14 test_guidance; D21d test_cli; D22 test_layers, test_encoder.
-D20d test_files; D21b test_encoder; D21e test_cli, where training runs with the encoder blocked.
-D4: nothing here is called causal. D6, D7, D9, D18, D19, D20 a, b, e and f, and D21c are of features
-that are not here.
+to e test_cascade and test_cli; D14 test_guidance; D22 test_layers, test_encoder. D20b
+test_distributed; D20d test_files; D20e test_tars; D21b test_encoder; D21c test_media, test_video;
+D21d test_bad_samples; D21e test_cli, where training runs with the encoder blocked. D4: nothing here
+is called causal. D6, D7, D9, D18, D19, D20 a and f are of features that are not here.
 """
 
 from dataclasses import replace

@@ -159,7 +159,7 @@ def test_wide_pixels_are_shown_wide(tmp_path):
     start = data.index(b"tkhd") + 44  # the display matrix: a quarter turn
     data[start : start + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
     (tmp_path / "a.mp4").write_bytes(data)
-    assert (video_at(media) < 200).all()  # now 80x48 as shown: the upper and lower quarter are cut off
+    assert (video_at(media) < 200).all()  # 80x48 as shown: the first quarter is cut off
 
 
 BROKEN = {

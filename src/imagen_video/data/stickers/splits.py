@@ -4,7 +4,7 @@
 - A fifth of the concepts never rotates in 3D.
 - `HELD_OUT_WORDS` appear in no training scene.
 - 4 % of the (concept, motion) pairs appear in no training clip, and 4 % of the
-  (colour, concept) pairs in no training scene at all, moving or still.
+  (colour, concept) pairs in no training scene, moving or still, on a flat ground of that colour.
 
 The test split draws fresh scenes that may use all of these.
 """
