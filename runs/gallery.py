@@ -3,7 +3,8 @@
     python runs/gallery.py docs [--model mini]        # about 10 minutes on two cores
 
 Writes base.png (the first 16 evaluation prompts at base output, one a row), stages.png (every
-stage of one video, enlarged to one height) and final.png (frames of finished videos).
+stage of one video, brought to one height), sizes.png (one frame of it at 24x40, 48x80, 192x320 and
+768x1280, all shown at half of the last) and final.png (frames of finished videos).
 """
 
 import argparse
@@ -17,6 +18,7 @@ from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.video import Frames, resize, to_float, to_uint8
 
 COLUMNS, HEIGHT = 8, 96
+SIZES = ("base", "ssr1", "tsr3", "ssr3")
 
 
 def main() -> None:
@@ -32,21 +34,24 @@ def main() -> None:
     finals = []
     for i, prompt in enumerate(prompts[: options.videos]):
         sample = cascade(prompt)
-        finals.append(same_height(sample.frames[0]))
+        finals += some(sample.frames[0], COLUMNS, 2 * HEIGHT).split(COLUMNS // 2)
         if i == 0:
-            rows = [same_height(video[0]) for video in sample.stages.values()]
+            rows = [some(video[0], COLUMNS, HEIGHT) for video in sample.stages.values()]
             write_png(options.into / "stages.png", contact_sheet(rows, columns=COLUMNS))
-    write_png(options.into / "final.png", contact_sheet(finals, columns=COLUMNS))
+            middle = [some(sample.stages[name][0], 3, 4 * HEIGHT)[1] for name in SIZES]
+            sheet = contact_sheet(list(torch.stack(middle).split(2)), columns=2)
+            write_png(options.into / "sizes.png", sheet)
+    write_png(options.into / "final.png", contact_sheet(finals, columns=COLUMNS // 2))
     print("\n".join(prompts[:16]))
 
 
-def same_height(video: Frames) -> Frames:
-    """Eight frames of a video at the sheet's height."""
-    chosen = video[torch.linspace(0, len(video) - 1, COLUMNS).round().long()]
-    if chosen.shape[-2] < HEIGHT:
-        scale = HEIGHT // chosen.shape[-2]
+def some(video: Frames, count: int, height: int) -> Frames:
+    """Frames from the first to the last, enlarged in blocks or averaged to a height."""
+    chosen = video[torch.linspace(0, len(video) - 1, count).round().long()]
+    if chosen.shape[-2] < height:
+        scale = height // chosen.shape[-2]
         return chosen.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    return to_uint8(resize(to_float(chosen)[None], HEIGHT, HEIGHT * 5 // 3)[0])
+    return to_uint8(resize(to_float(chosen)[None], height, height * 5 // 3)[0])
 
 
 if __name__ == "__main__":

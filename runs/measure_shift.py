@@ -7,8 +7,8 @@ Prints the PSNR of the estimated x at each log-SNR, for videos and for packed im
 training drew (another seed), with the conditioning as noisy as in sampling. Far left it is what
 the prompt and the low-resolution video say by themselves, far right what z says; half-way in
 between (in decibels, from log-SNR -14 to 2) lies the level around which a schedule should spend its
-steps. The unshifted
-cosine schedule is centred on 0, so that level is the `logsnr_shift` to train and sample with.
+steps. The unshifted cosine schedule is centred on 0, so that level is the `logsnr_shift` to train
+and sample with.
 """
 
 import math
