@@ -144,12 +144,14 @@ def alone(script, tmp_path_factory) -> tuple[list[float], Path]:
 
 
 def close(a: Path, b: Path) -> None:
-    """The averaged weights that two runs ended with agree, in float32: Adam makes whole steps of
-    the rounding of gradients that are nearly 0."""
+    """The averaged weights that two runs ended with agree in float32: a few by less than two steps,
+    as Adam makes whole ones of the rounding of gradients that are nearly 0; all by a fraction of
+    one, so that no average can have missed a step."""
     shapes = {f"ema/{n}": w.shape for n, w in load_file(a / "model.safetensors").items()}
     first, second = (tensors_in(latest(path), shapes) for path in (a, b))
-    for name, weight in first.items():
-        assert torch.allclose(weight, second[name], atol=3e-3), name
+    apart = torch.cat([(second[name] - weight).flatten() for name, weight in first.items()])
+    assert apart.abs().max() < 3e-3
+    assert apart.norm() < 1e-3 * torch.cat([w.flatten() for w in first.values()]).norm()
 
 
 @pytest.mark.parametrize("shards", [2, 1], ids=["sharded", "data parallel"])
