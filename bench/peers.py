@@ -1,6 +1,6 @@
 """Our video U-Net against imagen-pytorch's and diffusers': forward and training step, one run.
 
-    pip install --no-deps "imagen-pytorch==2.1.*" "diffusers==0.40.*"
+    sh install.sh test && pip install --no-deps "imagen-pytorch==2.1.*" "diffusers==0.40.*"
     python bench/peers.py [--clips N] [--rounds N] [--json FILE]
 
 Every network sees the same 16x24x40 clips and 32 text tokens. A training step is forward, backward
