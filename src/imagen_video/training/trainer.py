@@ -139,9 +139,8 @@ class Trainer:
         return self.step
 
     def _watch(self) -> Watch:
-        flops = 0  # of which the first process tells
-        if self.ranks.first:
-            flops = training_flops(self.stage.spec, self.data.encoder.length, lora=self.lora)
+        spec, tokens = self.stage.spec, self.data.encoder.length
+        flops = training_flops(spec, tokens, lora=self.lora) if self.ranks.first else 0
         peak = matrix_rate(repeats=2, device=self.ranks.device)
         return Watch(self.ranks, flops_per_row=flops, peak_flops=peak)
 
