@@ -54,10 +54,9 @@ CANDIDATES = 64
 """R-precision: so many captions, one of which is the clip's own."""
 
 MOVING = ViewSpec(frames=16, height=24, width=40, over_time=True, widths=(32, 48, 64))
+TURNING = ViewSpec(frames=16, height=96, width=160, over_time=True, patch=4, widths=(32, 48, 64))
 SMALL = ViewSpec(frames=8, height=24, width=40, over_time=False, widths=(48, 96, 112))
-LARGE = ViewSpec(
-    frames=8, height=96, width=160, over_time=False, patch=4, widths=(32, 48, 80, 112)
-)
+LARGE = ViewSpec(frames=8, height=96, width=160, over_time=False, patch=4, widths=(32, 48, 80, 112))
 LOOK = (Question("concept", CORE_CONCEPTS), Question("style", tuple(STYLES)))
 
 
@@ -80,6 +79,11 @@ def tasks() -> dict[str, Task]:
     )
     return {
         "motion": Task(spec=JudgeSpec(view=MOVING, questions=(motions,)), batch=32, steps=700),
+        "rotation": Task(
+            spec=JudgeSpec(view=TURNING, questions=(Question("rotation", SOLID_MOTIONS),)),
+            batch=32,
+            steps=500,
+        ),
         "look-24x40": Task(spec=JudgeSpec(view=SMALL, questions=LOOK), batch=192, steps=600),
         "look-96x160": Task(spec=JudgeSpec(view=LARGE, questions=LOOK), batch=96, steps=600),
         "match": Task(spec=pairs, batch=96, steps=600, learning_rate=2e-3),
@@ -91,7 +95,7 @@ class Options:
     """Train the judges and print how often each is right on held-out ground truth."""
 
     out: Path = Path("out/judge")
-    only: tuple[str, ...] = ("motion", "look-24x40", "look-96x160", "match")
+    only: tuple[str, ...] = ("motion", "look-24x40", "look-96x160", "match", "rotation")
     clips: int = 400
     """Held-out clips to measure on."""
     steps: int | None = None
@@ -140,17 +144,21 @@ def examined(judge: Judge | Matcher, count: int) -> Iterator[Accuracy]:
         if isinstance(judge, Matcher):
             yield Accuracy("match", size, *retrieved(judge, flat, format))
             continue
+        names = [question.name for question in judge.spec.questions]
+        if names == ["rotation"]:
+            seen = [judge([render(scene, format)])[0]["rotation"] for scene in solid]
+            right = sum(s == scene.attributes.motion for s, scene in zip(seen, solid, strict=True))
+            yield Accuracy("rotation", size, right, len(solid))
+            continue
         told = [(scene.attributes, judge([render(scene, format)])[0]) for scene in flat]
-        for question in judge.spec.questions:
-            yield share(question.name, size, told)
+        for name in names:
+            yield share(name, size, told)
         if "style" in told[0][1]:
             alike = [pair for pair in told if pair[0].style in ALIKE]
             yield replace(share("style", size, alike), question="3D against flat")
             merged = sum(asked.style == seen["style"] or both(asked, seen) for asked, seen in told)
             yield Accuracy("style, 3D as flat", size, merged, len(told))
         if "motion" in told[0][1]:
-            turned = [(scene.attributes, judge([render(scene, format)])[0]) for scene in solid]
-            yield replace(share("motion", size, turned), question="rotation")
             ground = [nearest_colour(render(scene, format), COLOURS) for scene in flat]
             right = sum(g == s.attributes.background for g, s in zip(ground, flat, strict=True))
             yield Accuracy("background", size, right, len(flat))
@@ -205,6 +213,8 @@ class Lessons(Dataset):
 def draw(index: int, rng: np.random.Generator, task: Task) -> Attributes:
     """Facts of a scene in which everything can be seen; concepts and motions take turns."""
     motions = MOTIONS if isinstance(task.spec, MatcherSpec) else (*MOTIONS, *SOLID_MOTIONS)
+    if task.spec.view == TURNING:
+        motions = SOLID_MOTIONS
     concept = CORE_CONCEPTS[index % len(CORE_CONCEPTS)]
     motion = motions[rng.integers(len(motions))]
     style = list(STYLES)[rng.integers(len(STYLES))]
@@ -248,7 +258,8 @@ def answering(logits: Tensor, spec: JudgeSpec, scenes: list[Scene]) -> Tensor:
     """Cross-entropy of the right answers, added up over the questions."""
     losses = []
     for question, part in zip(spec.questions, split(logits, spec), strict=True):
-        facts = [getattr(scene.attributes, question.name) for scene in scenes]
+        name = "motion" if question.name == "rotation" else question.name
+        facts = [getattr(scene.attributes, name) for scene in scenes]
         right = torch.tensor([question.answers.index(fact) for fact in facts])
         losses.append(F.cross_entropy(part, right, label_smoothing=0.05))
     return torch.stack(losses).sum()

@@ -13,6 +13,7 @@ LAYERS = (
     {"diffusion", "unet", "text"},
     {"lowres", "weights", "stage", "sampling", "cascade", "info"},
     {"data", "training", "metrics"},
+    {"evaluation"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

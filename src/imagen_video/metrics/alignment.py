@@ -29,6 +29,10 @@ class Aligner(Protocol):
     @property
     def facts(self) -> Facts: ...
 
+    def fits(self, frames: int, height: int) -> bool:
+        """Whether a video of this size is long and large enough to be looked at."""
+        ...
+
     def video(self, video: Frames) -> Float[Tensor, "n e"]: ...
 
     def prompts(self, prompts: Sequence[str]) -> Float[Tensor, "p e"]: ...
@@ -73,6 +77,10 @@ class MatcherAligner:
         )
         return cls(matcher, encoder, facts)
 
+    def fits(self, frames: int, height: int) -> bool:
+        look = self.matcher.spec.view
+        return frames >= look.frames and height >= look.height
+
     def video(self, video: Frames) -> Float[Tensor, "1 e"]:
         return self.matcher.clips([video]).cpu()
 
@@ -102,6 +110,9 @@ class ClipAligner:
             resize=f"antialiased bilinear to cover {self.size}x{self.size}, centre crop",
             proxy=False,
         )
+
+    def fits(self, frames: int, height: int) -> bool:
+        return True
 
     @torch.inference_mode()
     def video(self, video: Frames) -> Float[Tensor, "n e"]:

@@ -1,0 +1,216 @@
+"""A cascade, or a folder of videos, evaluated: stage by stage, with everything written down."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagen_video.cascade import SPEC, Cascade, shipped
+from imagen_video.data.stickers.concepts import COLOURS
+from imagen_video.distributed import Ranks, started
+from imagen_video.evaluation.page import write_page
+from imagen_video.evaluation.prompts import STICKERS, Prompt, facts_by_text, prompts_of
+from imagen_video.evaluation.records import RUN, SPACED, Tools
+from imagen_video.evaluation.reference import DataReference, Reference, StickerReference
+from imagen_video.evaluation.report import Report, report_of
+from imagen_video.evaluation.run import Column, Counts, Evaluation, settings_of
+from imagen_video.metrics.alignment import Aligner, ClipAligner, MatcherAligner
+from imagen_video.metrics.features import clip_extractor, frame_extractor
+from imagen_video.metrics.matcher import Matcher
+from imagen_video.metrics.panel import MATCHER, SHIPPED, Panel
+from imagen_video.metrics.words import reader
+from imagen_video.presets import SHORT_CAPTIONS
+from imagen_video.sampling import SampleSpec
+from imagen_video.text.encoder import load_encoder
+from imagen_video.video import VideoClip, VideoFormat, read_video
+
+PROXY = "proxy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSpec:
+    """What is measured. Samples are `count` prompts times `seeds`; sample i has seed `seed` + i."""
+
+    prompts: str = STICKERS
+    count: int | None = None
+    seeds: int = 1
+    reference: tuple[str, ...] = (STICKERS,)
+    reference_clips: int = 128
+    own: int | None = None
+    until: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    frame_features: str = PROXY
+    clip_features: str = PROXY
+    clip: str = PROXY
+    device: str = "cpu"
+
+    def __post_init__(self):
+        for name in ("seeds", "reference_clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+
+
+def evaluate(model: str | Path, spec: EvaluationSpec, out: Path) -> Report | None:
+    """Evaluate "mini", a folder of save_pretrained, or a folder of videos, into `out`: records,
+    report.json and report.html. What an earlier call recorded there is not made again; processes
+    that torchrun started share the work, and only the first gets the report."""
+    with started(spec.device) as ranks:
+        if shipped(str(model)) or (Path(model) / SPEC).is_file():
+            evaluation, settings = _of_cascade(str(model), spec, out, ranks)
+        else:
+            evaluation, settings = _of_videos(Path(model), spec, out, ranks)
+        ranks.wait()
+        if not ranks.first:
+            return None
+        evaluation.keep_references()
+        report = report_of(evaluation, settings, spec.seed)
+        report.save(out / "report.json")
+        write_page(report, out / "report.html", videos=out / "videos")
+        return report
+
+
+def _of_cascade(
+    model: str, spec: EvaluationSpec, out: Path, ranks: Ranks
+) -> tuple[Evaluation, dict[str, Any]]:
+    cascade = Cascade.from_pretrained(model, device=ranks.device)
+    chosen = cascade.plan(SampleSpec(until=spec.until, steps=spec.steps, guidance=spec.guidance))
+    columns = [
+        Column(stage.spec.name, stage.spec.output, stage.spec.kind != "base") for stage in chosen
+    ]
+    prompts = prompts_of(spec.prompts, spec.count)
+    samples = len(prompts) * spec.seeds
+    counts = Counts(
+        samples=samples,
+        reference=spec.reference_clips,
+        own=samples if spec.own is None else spec.own,
+    )
+    tools = tools_of(spec, prompts)
+    evaluation = Evaluation(
+        columns=columns,
+        prompts=prompts,
+        counts=counts,
+        tools=tools,
+        reference=reference_of(spec.reference, prompts, out),
+        out=out,
+        ranks=ranks,
+    )
+    settings = settings_of(
+        tools,
+        **_asked(spec, prompts),
+        model=cascade.metadata([prompts[0].text], 0, SampleSpec()) | {"prompt": "", "weights": ""},
+        pixels="as the stage made them",
+    )
+    evaluation.settle(settings)
+
+    def wanted(index: int, stage: str | None = None) -> SampleSpec:
+        return SampleSpec(
+            seed=spec.seed + index,
+            start=stage,
+            until=stage or spec.until,
+            steps=spec.steps,
+            guidance=spec.guidance,
+        )
+
+    evaluation.make_samples(cascade, wanted)
+    evaluation.make_references()
+    evaluation.make_own(cascade, wanted)
+    return evaluation, settings
+
+
+def _of_videos(
+    folder: Path, spec: EvaluationSpec, out: Path, ranks: Ranks
+) -> tuple[Evaluation, dict[str, Any]]:
+    paths = sorted(folder.glob("*.mp4")) if folder.is_dir() else []
+    if len(paths) < 2:
+        raise ValueError(
+            f"{folder} holds {'one video' if paths else 'no cascade and no videos'}: give 'mini', "
+            "a folder of save_pretrained, or a folder of two or more .mp4"
+        )
+    format = _format(read_video(paths[0]))
+    prompts = [_told(path) for path in paths]
+    tools = tools_of(spec, prompts)
+    evaluation = Evaluation(
+        columns=[Column("videos", format)],
+        prompts=prompts,
+        counts=Counts(samples=len(paths), reference=spec.reference_clips, own=0),
+        tools=tools,
+        reference=reference_of(spec.reference, prompts, out),
+        out=out,
+        ranks=ranks,
+    )
+    settings = settings_of(
+        tools, **_asked(spec, prompts), model=str(folder), pixels="decoded from mp4"
+    )
+    evaluation.settle(settings)
+    for i in evaluation.missing("cascade", "videos", len(paths), "videos"):
+        clip = read_video(paths[i])
+        if _format(clip) != format:
+            raise ValueError(
+                f"{paths[i].name} is {_format(clip)} and {paths[0].name} is {format}: "
+                "put videos of one size and length into a folder"
+            )
+        evaluation.keep_video(i, "videos", clip.frames, clip.fps)
+        facts = {"prompt": prompts[i].text, "asked": dict(prompts[i].facts)}
+        tools.record(clip.frames, **facts).save(evaluation.path("cascade", "videos", i))
+    evaluation.make_references()
+    return evaluation, settings
+
+
+def _asked(spec: EvaluationSpec, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What was asked for, as the settings have it."""
+    return {
+        "asked": [prompt.text for prompt in prompts],
+        "reference": list(spec.reference),
+        "seed": spec.seed,
+        "until": spec.until,
+        "steps": spec.steps,
+        "guidance": spec.guidance,
+        "spaced frames": SPACED,
+        "frames in a row": RUN,
+    }
+
+
+def _format(clip: VideoClip) -> VideoFormat:
+    frames, _, height, width = clip.frames.shape
+    return VideoFormat(frames, height, width, clip.fps)
+
+
+def _told(path: Path) -> Prompt:
+    """The prompt of a video: in the .json that `generate` writes beside it, or in a .txt."""
+    text, beside = "", path.with_suffix(".json")
+    if beside.is_file():
+        text = json.loads(beside.read_text()).get("prompt", "")
+    elif path.with_suffix(".txt").is_file():
+        text = path.with_suffix(".txt").read_text().strip()
+    return Prompt(text, facts_by_text().get(text, {}))
+
+
+def tools_of(spec: EvaluationSpec, prompts: Sequence[Prompt]) -> Tools:
+    """What the spec names; the judges and the matcher of the sticker world only where the prompts
+    are of that world."""
+    known = all(prompt.facts for prompt in prompts)
+    aligner: Aligner | None = None
+    if spec.clip != PROXY:
+        aligner = ClipAligner(spec.clip, spec.device)
+    elif known:
+        matcher = Matcher.load(SHIPPED / f"{MATCHER}.safetensors")
+        aligner = MatcherAligner.of(matcher, load_encoder(SHORT_CAPTIONS))
+    return Tools(
+        frames=frame_extractor(spec.frame_features, spec.device),
+        clips=clip_extractor(spec.clip_features, spec.device),
+        aligner=aligner,
+        panel=Panel.load(SHIPPED, COLOURS) if known else None,
+        words=reader() if any("word" in prompt.facts for prompt in prompts) else None,
+    )
+
+
+def reference_of(names: Sequence[str], prompts: Sequence[Prompt], out: Path) -> Reference | Path:
+    """True clips of the sticker world, of the user's data, or what was kept of such clips."""
+    if list(names) == [STICKERS]:
+        return StickerReference(prompts)
+    if len(names) == 1 and names[0].endswith(".safetensors"):
+        return Path(names[0])
+    return DataReference.of(names, out)

@@ -1,0 +1,168 @@
+"""report.html: one file with tables, plots and videos inside, to be opened anywhere."""
+
+import base64
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imagen_video.evaluation.report import Measure, Report, Section
+from imagen_video.files import replacing
+
+SHOWN = 3
+"""Videos of each rank: best, median, worst."""
+INK, PAPER = "#2563a8", "#c94f2f"
+
+
+def write_page(report: Report, path: Path, *, videos: Path) -> None:
+    """The report as a page that needs nothing beside it; `videos` holds 00000.mp4 and so on."""
+    from jinja2 import Environment, PackageLoader, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("imagen_video.evaluation", "."), autoescape=select_autoescape(["j2"])
+    )
+    environment.filters |= {"number": number, "percent": lambda pair: 100 * pair[0] / pair[1]}
+    page = environment.get_template("page.html.j2").render(
+        report=report,
+        settings=flat(report.settings),
+        plots=plots(report),
+        gallery=gallery(report, videos),
+        shades=shades,
+        asdict=asdict,
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page)
+
+
+def number(value: float | None) -> str:
+    """Four digits; a dash for what was not measured."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def flat(settings: dict[str, Any], before: str = "") -> dict[str, str]:
+    """Nested settings as one table."""
+    rows = {}
+    for name, value in settings.items():
+        if name == "spec":
+            continue  # the cascade's own description, which report.json holds
+        if isinstance(value, dict):
+            rows |= flat(value, f"{before}{name}: ")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            rows[before + name] = text if len(text) < 200 else f"{text[:200]} ..."
+    return rows
+
+
+def shades(table: dict[str, dict[str, int]]) -> tuple[list[str], list[tuple[str, list[Any]]]]:
+    """A confusion table: the names of its columns, and rows of (count, share of its row)."""
+    names = sorted(set(table) | {seen for row in table.values() for seen in row})
+    rows = []
+    for asked in sorted(table):
+        total = sum(table[asked].values())
+        rows.append(
+            (
+                asked,
+                [
+                    (table[asked].get(n, 0), table[asked].get(n, 0) / total, n == asked)
+                    for n in names
+                ],
+            )
+        )
+    return names, rows
+
+
+def gallery(report: Report, videos: Path) -> dict[str, list[dict[str, Any]]]:
+    """The best, median and worst videos by the judges, as data URLs; a few of them, or those that
+    came first, where there are not enough or no judge."""
+    rows = [row for row in report.ranking if (videos / f"{row['index']:05}.mp4").is_file()][::-1]
+    if len(rows) < 3 * SHOWN or not any(row["right"] for row in rows):
+        groups = {"Samples": rows[: 3 * SHOWN]}
+    else:
+        middle = (len(rows) - SHOWN) // 2
+        groups = {"Best": rows[:SHOWN], "Median": rows[middle:][:SHOWN], "Worst": rows[-SHOWN:]}
+    return {
+        name: [
+            row | {"url": data_url((videos / f"{row['index']:05}.mp4").read_bytes(), "video/mp4")}
+            for row in members
+        ]
+        for name, members in groups.items()
+    }
+
+
+def data_url(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def plots(report: Report) -> dict[str, str]:
+    """Title -> picture as a data URL."""
+    from matplotlib.figure import Figure
+
+    found = {}
+    size = (4.6, 3.2)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    for section in report.sections:
+        axes.plot(section.by_position, label=section.name, linewidth=1.2)
+    axes.set(xlabel="frame position", ylabel=_label(report, "FID"))
+    axes.legend(fontsize=7)
+    found["FID by frame position"] = as_svg(figure)
+    for title, (x, y) in {
+        "Realism against variety": ("precision", "recall"),
+        "Distance against alignment": ("R-precision", "FVD"),
+        "Time against distance": ("seconds", "FID"),
+    }.items():
+        figure = Figure(figsize=size, layout="constrained")
+        if pareto(figure.subplots(), report, x, y):
+            found[title] = as_svg(figure)
+    return found
+
+
+def pareto(axes: Any, report: Report, x: str, y: str) -> bool:
+    """A point a stage, true clips as crosses where they have both; False if nothing is known."""
+    any_shown = False
+    for section in report.sections:
+        found = [_value(section, name) for name in (x, y)]
+        if None in found:
+            continue
+        any_shown = True
+        across, up = found
+        axes.plot(across[0], up[0], "o", color=INK)
+        axes.annotate(
+            section.name, (across[0], up[0]), fontsize=8, xytext=(4, 3), textcoords="offset points"
+        )
+        if across[1] is not None and up[1] is not None:
+            axes.plot(across[1], up[1], "x", color=PAPER)
+    axes.set(xlabel=_label(report, x), ylabel=_label(report, y))
+    axes.margins(0.2)
+    return any_shown
+
+
+def _value(section: Section, name: str) -> Any:
+    """(value, that of true clips) of a measure, None if it was not measured."""
+    if name == "seconds":
+        return None if section.seconds is None else (section.seconds, None)
+    found = _measure(section, name)
+    return None if found is None else (found.value, found.truth)
+
+
+def _measure(section: Section, name: str) -> Measure | None:
+    return next((m for m in section.measures if m.name.startswith(name)), None)
+
+
+def _label(report: Report, name: str) -> str:
+    if name == "seconds":
+        return "seconds a video"
+    measure = next(filter(None, (_measure(s, name) for s in report.sections)), None)
+    if measure is None:
+        return name
+    return f"{measure.name} (proxy)" if measure.proxy else measure.name
+
+
+def as_svg(figure: Any) -> str:
+    """A figure as a data URL, the same for the same figure."""
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with rc_context({"svg.hashsalt": "imagen-video", "font.size": 8}):
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return data_url(file.getvalue(), "image/svg+xml")

@@ -1,0 +1,146 @@
+"""What is kept of one clip: features, answers and numbers, never its pixels.
+
+A record is a file, written whole or not at all, so a killed evaluation goes on where it was and
+many processes share a folder.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from imagen_video.files import replacing
+from imagen_video.metrics.alignment import Aligner
+from imagen_video.metrics.features import Extractor
+from imagen_video.metrics.panel import Panel
+from imagen_video.metrics.upsampling import flicker, warping_error
+from imagen_video.shapes import Float
+from imagen_video.video import Frames
+
+SPACED = 16
+"""Frames, evenly spaced over a clip, that features are taken from."""
+RUN = 17
+"""Frames in a row, from the beginning, that motion is measured on."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Of one clip: a vector a frame, a vector of the whole, vectors to compare with prompts
+    (none where there is no aligner), and facts as JSON."""
+
+    frames: Float[Tensor, "n d"]
+    clip: Float[Tensor, " c"]
+    aligned: Float[Tensor, "m e"]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"frames": self.frames, "clip": self.clip, "aligned": self.aligned}
+        with replacing(path) as temporary:
+            save_file(
+                {name: value.contiguous() for name, value in tensors.items()},
+                temporary,
+                metadata={"facts": json.dumps(self.facts)},
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})["facts"])
+                frames, clip = file.get_tensor("frames"), file.get_tensor("clip")
+                return cls(frames, clip, file.get_tensor("aligned"), facts)
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is no record ({error}): delete it") from None
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of many clips: a vector a frame, and a vector a clip."""
+
+    frames: Float[Tensor, "v n d"]
+    clips: Float[Tensor, "v c"]
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "Features":
+        frames = torch.stack([record.frames for record in records])
+        return cls(frames, torch.stack([record.clip for record in records]))
+
+    @classmethod
+    def load(cls, path: Path, size: str, facts: str) -> "Features":
+        """Those of one size in a file of `save_features`; ValueError where it does not fit."""
+        if not path.is_file():
+            raise ValueError(
+                f"no reference at {path}: give stickers, data, or the reference.safetensors that "
+                "an evaluation wrote"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                made_by = (file.metadata() or {})["facts"]
+                frames, clips = (file.get_tensor(f"{size}/{n}") for n in ("frames", "clips"))
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(
+                f"{path} holds no features of {size}: evaluate the same stages ({error})"
+            ) from None
+        if made_by != facts:
+            raise ValueError(f"{path} was made by {made_by}, not by {facts}: use one extractor")
+        return cls(frames.float(), clips.float())
+
+
+def save_features(path: Path, sizes: Mapping[str, Features], facts: str) -> None:
+    """The features of reference clips by size, in half precision."""
+    tensors = {
+        f"{size}/{name}": value.half().contiguous()
+        for size, features in sizes.items()
+        for name, value in (("frames", features.frames), ("clips", features.clips))
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"facts": facts})
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What looks at clips; None for what is not there."""
+
+    frames: Extractor
+    clips: Extractor
+    aligner: Aligner | None = None
+    panel: Panel | None = None
+    words: Callable[[Frames], str] | None = None
+
+    def record(self, video: Frames, start: Frames | None = None, **facts: Any) -> Record:
+        """Of a video; `start` are its first frames, at its own rate, where it is a selection."""
+        spaced = evenly(video)
+        first = video[:RUN] if start is None else start
+        facts |= {
+            "size": list(video.shape[-2:]),
+            "warping": warping_error(first),
+            "flicker": flicker(self.frames(first)),
+        }
+        if self.panel:
+            facts["answers"] = self.panel(video)
+        if self.words:
+            facts["words"] = self.words(video)
+        aligned = torch.zeros(0, 0)
+        if self.aligner and self.aligner.fits(len(spaced), spaced.shape[-2]):
+            aligned = self.aligner.video(spaced)
+        return Record(
+            frames=self.frames(spaced),
+            clip=self.clips(spaced)[0],
+            aligned=aligned,
+            facts=facts,
+        )
+
+
+def evenly(video: Frames) -> Frames:
+    """At most SPACED frames, evenly spaced."""
+    if len(video) < 3:
+        raise ValueError(f"a video of {len(video)} frames cannot be evaluated: give 3 or more")
+    count = min(SPACED, len(video))
+    return video[torch.arange(count) * len(video) // count]

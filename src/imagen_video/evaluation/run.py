@@ -1,0 +1,241 @@
+"""One evaluation: every clip that it needs, made or read, looked at once, recorded on disk.
+
+Four sets of records lie in the output folder, each by stage and index:
+`reference` (true clips to fit distributions on), `truth` (as many others as there are samples: what
+a perfect model would score), `cascade` (the samples) and `own` (super-resolution stages from true
+low-resolution video, so that a stage's own error and what it inherits are told apart).
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from imagen_video.cascade import Cascade
+from imagen_video.data.clips import Example
+from imagen_video.distributed import Ranks
+from imagen_video.evaluation.prompts import Prompt
+from imagen_video.evaluation.records import RUN, SPACED, Features, Record, Tools, save_features
+from imagen_video.evaluation.reference import Reference
+from imagen_video.files import replacing
+from imagen_video.lowres import low_from_truth
+from imagen_video.metrics.measures import psnr
+from imagen_video.metrics.upsampling import fidelity
+from imagen_video.sampling import SampleSpec, save_video
+from imagen_video.spec import StageSpec
+from imagen_video.video import Frames, VideoFormat, resize, to_float, to_uint8
+
+SETTINGS = "settings.json"
+SHOWN = 192
+"""Height of the videos that the report shows."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is evaluated apart: a stage's output, or a folder's videos."""
+
+    name: str
+    format: VideoFormat
+    upsampling: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many clips of each set; more of them may be asked for when an evaluation goes on."""
+
+    samples: int
+    reference: int
+    own: int
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """Makes the records that a report is computed from; what is there already is not made again.
+
+    Processes that share `out` share the work.
+    """
+
+    columns: list[Column]
+    prompts: list[Prompt]
+    counts: Counts
+    tools: Tools
+    reference: Reference | Path
+    """True clips, or a file of `keep_references`."""
+    out: Path
+    ranks: Ranks
+
+    @cached_property
+    def first_truth(self) -> int:
+        """True clips from here on are no reference; of clip `first_truth` + i the prompt is that
+        of sample i."""
+        of = len(self.prompts)
+        return -(-self.counts.reference // of) * of
+
+    def path(self, kind: str, column: str, index: int) -> Path:
+        return self.out / "records" / kind / column / f"{index:05}.safetensors"
+
+    def missing(self, kind: str, column: str, count: int, label: str) -> Iterator[int]:
+        """The indices that this process still has to make, behind a bar."""
+        mine = range(self.ranks.rank, count, self.ranks.ranks)
+        todo = [i for i in mine if not self.path(kind, column, i).exists()]
+        bar = tqdm(todo, desc=label, unit="clip", disable=not todo or not self.ranks.first)
+        yield from bar
+
+    def settle(self, settings: dict[str, Any]) -> None:
+        """Write down what the records are of; ValueError where others lie in the folder."""
+        if self.ranks.first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            path = self.out / SETTINGS
+            wanted = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+            if not path.exists():
+                with replacing(path) as temporary:
+                    temporary.write_text(wanted)
+            elif path.read_text() != wanted:
+                before = json.loads(path.read_text())
+                other = [name for name in settings if before.get(name) != settings[name]]
+                raise ValueError(
+                    f"{self.out} holds an evaluation with another {', '.join(other)}: "
+                    "choose another --out"
+                )
+
+    def make_references(self) -> None:
+        """True clips, at every size once; and as many others as there are samples."""
+        if isinstance(self.reference, Path):
+            return
+        for column in self.columns:
+            size = "x".join(map(str, column.format.size))
+            spaced = spaced_format(column.format)
+            for i in self.missing("reference", size, self.counts.reference, f"reference {size}"):
+                video = self.reference.clip(i, spaced, spaced.frames).video
+                features = Tools(self.tools.frames, self.tools.clips)
+                features.record(video).save(self.path("reference", size, i))
+            label = f"truth {column.name}"
+            for i in self.missing("truth", column.name, self.counts.samples, label):
+                truth = self.truth(self.reference, self.first_truth + i, column.format)
+                truth.save(self.path("truth", column.name, i))
+
+    def truth(self, reference: Reference, index: int, format: VideoFormat) -> Record:
+        """What is seen in a true clip; its first frames are at the column's own rate."""
+        spaced = spaced_format(format)
+        whole = reference.clip(index, spaced, spaced.frames)
+        start = reference.clip(index, format, min(RUN, format.frames))
+        facts = {"prompt": whole.caption, "asked": dict(whole.attributes)}
+        return self.tools.record(whole.video, start.video, **facts)
+
+    def make_samples(self, cascade: Cascade, wanted: Callable[[int], SampleSpec]) -> None:
+        """Run the cascade for every sample that lacks a record of its last stage."""
+        last = self.columns[-1].name
+        for i in self.missing("cascade", last, self.counts.samples, "samples"):
+            prompt, start = self.prompt(i), time.monotonic()
+            for progress in cascade.stream([prompt.text], wanted(i)):
+                if progress.video is None:
+                    continue
+                took, start = time.monotonic() - start, time.monotonic()
+                self.keep_video(i, progress.stage, progress.video, progress.fps)
+                record = self.tools.record(
+                    progress.video, prompt=prompt.text, asked=dict(prompt.facts), seconds=took
+                )
+                record.save(self.path("cascade", progress.stage, i))
+                start = time.monotonic()
+
+    def prompt(self, index: int) -> Prompt:
+        return self.prompts[index % len(self.prompts)]
+
+    def make_own(self, cascade: Cascade, wanted: Callable[[int, str], SampleSpec]) -> None:
+        """Every upsampling stage alone, from true low-resolution video."""
+        if isinstance(self.reference, Path):
+            return
+        for column in self.columns:
+            if not column.upsampling:
+                continue
+            spec = cascade.spec.stage(column.name)
+            label = f"own {column.name}"
+            for i in self.missing("own", column.name, self.counts.own, label):
+                whole = column.format.frames
+                true = self.reference.clip(self.first_truth + i, column.format, whole)
+                made = self.own(cascade, spec, true, wanted(i, spec.name))
+                made.save(self.path("own", column.name, i))
+
+    def own(self, cascade: Cascade, spec: StageSpec, true: Example, wanted: SampleSpec) -> Record:
+        """What a stage makes of a true clip made small, against that clip and against
+        interpolation."""
+        low = to_uint8(low_from_truth(to_float(true.video)[None], spec))[0]
+        made = None
+        for progress in cascade.stream([true.caption], wanted, low=low):
+            made = progress.video
+        assert made is not None
+        facts: dict[str, Any] = fidelity(made, true.video, spec.output.fps)
+        facts["interpolated"] = psnr(interpolated(low, spec), true.video)
+        facts |= {"prompt": true.caption, "asked": dict(true.attributes)}
+        return self.tools.record(made, **facts)
+
+    def keep_video(self, index: int, name: str, video: Frames, fps: float) -> None:
+        """The last stage's video, as large as the report shows it."""
+        if name != self.columns[-1].name:
+            return
+        height, width = video.shape[-2:]
+        if height > SHOWN:
+            even = round(width * SHOWN / height / 2) * 2
+            parts = [to_uint8(resize(to_float(p)[None], SHOWN, even))[0] for p in video.split(16)]
+            video = torch.cat(parts)
+        path = self.out / "videos" / f"{index:05}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_video(path, video, fps=fps, metadata={"prompt": self.prompt(index).text})
+
+    def features(self, format: VideoFormat) -> Features:
+        """Of the reference clips of a size, in float32."""
+        size = "x".join(map(str, format.size))
+        if isinstance(self.reference, Path):
+            return Features.load(self.reference, size, self.facts)
+        return Features.of(self.records("reference", size, self.counts.reference))
+
+    def keep_references(self) -> None:
+        """Write the features of all reference clips as one file, for other evaluations."""
+        if isinstance(self.reference, Path):
+            return
+        sizes = {"x".join(map(str, c.format.size)): self.features(c.format) for c in self.columns}
+        save_features(self.out / "reference.safetensors", sizes, self.facts)
+
+    @property
+    def facts(self) -> str:
+        """What features are made by: those of another network cannot be compared."""
+        facts = [asdict(self.tools.frames.facts), asdict(self.tools.clips.facts)]
+        return json.dumps(facts, sort_keys=True)
+
+    def records(self, kind: str, column: str, count: int) -> list[Record]:
+        """All records of a set that are there."""
+        paths = [self.path(kind, column, i) for i in range(count)]
+        return [Record.load(path) for path in paths if path.exists()]
+
+
+def spaced_format(format: VideoFormat) -> VideoFormat:
+    """The same seconds in at most SPACED frames: those that features are taken from."""
+    frames = min(SPACED, format.frames)
+    return VideoFormat(frames, *format.size, format.fps * frames / format.frames)
+
+
+def interpolated(low: Frames, spec: StageSpec) -> Frames:
+    """Upsampling without a model: bicubic in space, the frame before repeated in time."""
+    video = low.repeat_interleave(spec.time_factor, 0)
+    if spec.space_factor == 1:
+        return video
+    height, width = (side * spec.space_factor for side in low.shape[-2:])
+    parts = [
+        to_uint8(resize(to_float(part)[None], height, width, mode="bicubic"))[0]
+        for part in video.split(16)
+    ]
+    return torch.cat(parts)
+
+
+def settings_of(tools: Tools, **more: Any) -> dict[str, Any]:
+    """What travels with every number: the networks and their hashes, resizes, and `more`."""
+    networks = {"frames": tools.frames.facts, "clips": tools.clips.facts}
+    if tools.aligner:
+        networks["prompts"] = tools.aligner.facts
+    return {name: asdict(facts) for name, facts in networks.items()} | more

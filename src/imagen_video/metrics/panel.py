@@ -1,0 +1,56 @@
+"""The judges that come with the package, each asked about the clips that it can look at."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from imagen_video.metrics.judge import Accuracy, Judge, nearest_colour
+from imagen_video.video import Frames
+
+SHIPPED = Path(__file__).parent.parent / "judge"
+JUDGES = ("motion", "rotation", "look-24x40", "look-96x160")
+MATCHER = "match"
+
+
+class Panel:
+    """Answers about clips of the sticker world: its motion, concept and style, and the colour of
+    its ground among `colours`. Of judges with the same question the one with the finest view that
+    the clip fills is asked."""
+
+    def __init__(self, judges: Sequence[Judge], colours: Mapping[str, tuple[int, int, int]]):
+        self.judges = sorted(judges, key=lambda judge: judge.spec.view.height)
+        self.colours = colours
+
+    @classmethod
+    def load(cls, folder: Path, colours: Mapping[str, tuple[int, int, int]]) -> "Panel":
+        """The judges of a folder; ValueError where one is missing."""
+        return cls([Judge.load(folder / f"{name}.safetensors") for name in JUDGES], colours)
+
+    def __call__(self, clip: Frames) -> dict[str, str]:
+        """The answer to every question that a judge can tell from this clip."""
+        answers = {"background": nearest_colour(clip, self.colours)}
+        for judge in self._fitting(len(clip), clip.shape[-2]):
+            answers |= judge([clip])[0]
+        return answers
+
+    def accuracies(self, frames: int, height: int) -> dict[str, Accuracy]:
+        """How often the judges of such clips are right on ground truth of the largest size, no
+        larger than the clip, that they were measured on."""
+        found = {}
+        for judge in self._fitting(frames, height):
+            sizes = {a.size: _height(a.size) for a in judge.accuracies}
+            smaller = [size for size in sizes if sizes[size] <= height]
+            if smaller:
+                best = max(smaller, key=sizes.__getitem__)
+                found |= {a.question: a for a in judge.accuracies if a.size == best}
+        return found
+
+    def _fitting(self, frames: int, height: int) -> list[Judge]:
+        return [
+            judge
+            for judge in self.judges
+            if judge.spec.view.frames <= frames and judge.spec.view.height <= height
+        ]
+
+
+def _height(size: str) -> int:
+    return int(size.partition("x")[0])

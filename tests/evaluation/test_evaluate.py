@@ -1,0 +1,208 @@
+"""The whole evaluation on a random tiny cascade: a command, its records, its report, its page."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from imagen_video.sampling import save_video
+
+COMMAND = [sys.executable, "-m", "imagen_video", "evaluate"]
+SMALL = ["--until", "tsr1", "--count", "2", "--reference-clips", "4", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tiny")
+    tiny.save_pretrained(path)
+    return path
+
+
+def run(*words, start: list[str] | None = None) -> subprocess.CompletedProcess:
+    command = [*(start or COMMAND), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def told(out: Path) -> dict:
+    """The report without the times that runs took."""
+    report = json.loads((out / "report.json").read_text())
+    for section in report["sections"]:
+        del section["seconds"]
+    return report
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory) -> Path:
+    """Three stages, undisturbed."""
+    out = tmp_path_factory.mktemp("whole")
+    done = run(folder, *SMALL, "--out", out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "FID (proxy)" in done.stdout
+    return out
+
+
+def test_every_stage_is_measured_with_its_settings(whole):
+    report = told(whole)
+    assert [s["name"] for s in report["sections"]] == ["base", "tsr1"]
+    base, tsr1 = report["sections"]
+    for section in (base, tsr1):
+        measures = {m["name"]: m for m in section["measures"]}
+        assert {"FID", "FVD", "KID", "Vendi", "warping", "flicker", "background"} <= set(measures)
+        # Random networks make noise: true clips are nearer, and have the colour asked for.
+        assert measures["FID"]["truth"] < measures["FID"]["low"] <= measures["FID"]["value"]
+        assert measures["FID"]["proxy"] and measures["background"]["truth"] == 100
+        assert measures["FID"]["of"] == 2
+    assert len(base["by_position"]) == 4 and len(tsr1["by_position"]) == 8
+    assert not base["own"]
+    own = tsr1["own"]
+    assert own["inherited"] == pytest.approx(own["FID in the cascade"] - own["FID alone"])
+    assert own["psnr"] < own["interpolated"]  # a random network beats nothing
+    settings = report["settings"]
+    assert settings["frames"]["weights"] == "579344248a93e230"
+    assert "160x160" in settings["frames"]["resize"]
+    assert settings["seed"] == 0 and len(settings["asked"]) == 2
+    assert any("--count" in note for note in report["notes"])
+
+
+def test_a_killed_evaluation_goes_on(folder, whole, tmp_path):
+    first = subprocess.Popen(
+        [*COMMAND, str(folder), *SMALL, "--out", str(tmp_path)], stderr=subprocess.DEVNULL
+    )
+    while not list(tmp_path.glob("records/*/*/00001.safetensors")):
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    made = {p: p.stat().st_mtime_ns for p in tmp_path.glob("records/**/*.safetensors")}
+    done = run(folder, *SMALL, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    again = {p for p in made if p.stat().st_mtime_ns != made[p]}
+    assert len(again) <= 2  # no more than the video that was being made
+    assert told(tmp_path) == told(whole)
+
+
+def test_two_processes_find_what_one_does(folder, whole, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    start = [*torchrun, "--nproc-per-node=2", "-m", "imagen_video", "evaluate"]
+    done = run(folder, *SMALL, "--out", tmp_path, start=start)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert told(tmp_path) == told(whole)
+
+
+def test_references_are_kept_for_other_evaluations(folder, whole, tmp_path):
+    kept = whole / "reference.safetensors"
+    done = run(folder, *SMALL, "--out", tmp_path, "--reference", kept)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for ours, theirs in zip(told(tmp_path)["sections"], told(whole)["sections"], strict=True):
+        found = {m["name"]: m for m in ours["measures"]}
+        for measure in theirs["measures"]:
+            mine = found[measure["name"]]
+            assert mine["value"] == pytest.approx(measure["value"], rel=1e-2, abs=1e-3)
+            assert mine["truth"] is None
+    done = run(folder, "--until", "ssr1", "--out", tmp_path / "ssr1", "--reference", kept)
+    assert done.returncode == 2
+    assert "holds no features of 16x24" in done.stderr
+
+
+def test_other_settings_need_another_folder(folder, whole):
+    done = run(folder, *SMALL, "--out", whole, "--seed", "7")
+    assert done.returncode == 2
+    assert "another seed" in done.stderr and "--out" in done.stderr
+
+
+def videos(folder: Path, count: int, size: tuple[int, int] = (24, 40)) -> Path:
+    """Noise, told to be a duck."""
+    folder.mkdir(exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    prompt = "a duck moving left to right on a blue background, 3D render"
+    for i in range(count):
+        frames = torch.randint(0, 256, (16, 3, *size), dtype=torch.uint8, generator=generator)
+        path = folder / f"{size[0]}-{i}.mp4"
+        save_video(path, frames, fps=3.0, metadata={"prompt": prompt})
+    return folder
+
+
+def test_a_folder_of_videos_is_measured_and_judged(tmp_path):
+    made = videos(tmp_path / "videos", 3)
+    done = run(made, "--out", tmp_path / "out", "--reference-clips", "4", "--threads", "1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (section,) = told(tmp_path / "out")["sections"]
+    measures = {m["name"]: m for m in section["measures"]}
+    assert section["format"] == "16x24x40@3"
+    assert {"motion", "concept", "style", "background", "fit"} <= set(measures)
+    assert measures["background"]["truth"] == 100 and measures["motion"]["truth"] > 50
+    assert set(section["judges"]) >= {"motion", "concept", "style"}
+    assert sum(section["confusions"]["motion"]["moving left to right"].values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "words", "says"),
+    [
+        (lambda at: at.mkdir(), [], "two or more .mp4"),
+        (lambda at: videos(at, 1), [], "holds one video"),
+        (
+            lambda at: videos(videos(at, 1), 1, (32, 40)),
+            ["--reference-clips", "2"],
+            "videos of one size",
+        ),
+        (lambda at: None, [], "no cascade and no videos"),
+        (lambda at: videos(at, 2), ["--prompts", "nothing.txt", "--seeds", "0"], "seeds must be"),
+        (lambda at: videos(at, 2), ["--frame-features", "inception.pt"], "no network at"),
+        (lambda at: videos(at, 2), ["--clip", "src"], "cannot load AutoModel"),
+        (lambda at: videos(at, 2), ["--reference", "nowhere"], "no source 'nowhere'"),
+    ],
+    ids=["empty", "one", "mixed", "missing", "seeds", "inception", "clip", "reference"],
+)
+def test_bad_input_is_one_line(tmp_path, make, words, says):
+    make(tmp_path / "videos")
+    done = run(tmp_path / "videos", "--out", tmp_path / "out", *words)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("imagen-video:")]
+    assert says in line
+
+
+def browser() -> str:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no chromium: install your distribution's package")
+    return found
+
+
+def test_the_page_plays_its_videos_and_needs_nothing_else(whole, tmp_path):
+    """In a real browser, alone in an empty folder, with the network off."""
+    report = (whole / "report.html").read_text()
+    said = """<script>
+    const videos = [...document.querySelectorAll("video")];
+    const pictures = [...document.images];
+    Promise.all([
+      ...videos.map((v) => new Promise((done) => {
+        if (v.readyState >= 2) done(); else { v.onloadeddata = done; v.onerror = done; }
+      })),
+      ...pictures.map((p) => p.decode().catch(() => 0)),
+    ]).then(() => {
+      const playing = videos.filter((v) => v.readyState >= 2 && v.videoWidth > 0).length;
+      const drawn = pictures.filter((p) => p.naturalWidth > 0).length;
+      document.body.dataset.found = `${playing} videos, ${drawn} plots`;
+    });</script>"""
+    page = tmp_path / "report.html"
+    page.write_text(report + said)
+    command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,1600"]
+    command += ["--virtual-time-budget=10000", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    env = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, env=env
+    )
+    assert 'data-found="2 videos, ' in done.stdout
+    assert "0 plots" not in done.stdout
+    for words in ("FID", "proxy", "true clips", "a duck moving left to right", "Failures"):
+        assert words in done.stdout
+    picture = tmp_path / "page.png"
+    subprocess.run([*command, f"--screenshot={picture}", page.as_uri()], check=True, env=env)
+    assert picture.stat().st_size > 50_000
