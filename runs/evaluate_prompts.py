@@ -1,6 +1,5 @@
 """Judge what a cascade makes of the 64 committed prompts: its ground, its motion, its object.
 
-    python runs/judge.py                                      # once: trains the judges
     python runs/evaluate_prompts.py                           # base output, 64 prompts, ~7 minutes
     python runs/evaluate_prompts.py --final                   # all stages, 16 prompts, ~45 minutes
     python runs/evaluate_prompts.py --base-stage out/base     # a training folder, no cascade needed
@@ -8,8 +7,8 @@
 
 Prompt i is sampled with seed `--seed` + i. Prints the share of right answers with its 95 % Wilson
 interval, and the judges' own on ground truth with the same attributes; writes result.json and
-sheet.png (and with --final the videos) into --out. Concepts are read at 24x40 from small outputs
-and at 96x160 from those at least that high, motion always at 16x24x40.
+sheet.png (and with --final the videos) into --out. `imagen-video evaluate` measures more; this
+tells prompts apart by style, by motion, and by whether training has shown the pair.
 Wanted: background 95 %, motion 60 %, concept 40 %, at base and at final output.
 """
 
@@ -29,8 +28,8 @@ from imagen_video.data.stickers.evaluation import FIELDS, eval_prompts
 from imagen_video.data.stickers.motions import MOTIONS
 from imagen_video.data.stickers.splits import held_out_colour, held_out_motion
 from imagen_video.files import replacing
-from imagen_video.metrics.judge import Judge, nearest_colour
 from imagen_video.metrics.measures import percent
+from imagen_video.metrics.panel import SHIPPED, Panel
 from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.presets import SHORT_CAPTIONS
 from imagen_video.sampling import SampleSpec, save_video
@@ -49,8 +48,8 @@ from imagen_video.weights import load_stage
 FACTS = ("background", "motion", "concept")
 LAYOUTS = 4
 """Ground truth is rendered this many times a prompt, laid out differently."""
-LARGE = 96
-"""From this height on, concepts are read at 96x160."""
+FRAMES, FPS = 16, 3.0
+"""The judges see so many frames of a clip, which are those at this rate."""
 SHEET_HEIGHT, SHEET_COLUMNS = 96, 8
 Row = dict[str, str]
 Answers = list[tuple[Row, Row]]
@@ -75,14 +74,15 @@ class Options:
     steps: int | None = None
     guidance: float | None = None
     seed: int = 0
-    judges: Path = Path("out/judge")
+    judges: Path = SHIPPED
+    """A folder of runs/judge.py."""
     out: Path = Path("out/prompts")
     threads: int = 2
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    panel = Panel(options.judges)
+    panel = Panel.load(options.judges, COLOURS)
     rows = eval_prompts()[options.skip :][: options.prompts or (16 if options.final else 64)]
     options.out.mkdir(parents=True, exist_ok=True)
     answers: dict[str, Answers] = {}
@@ -98,31 +98,11 @@ def main(options: Options) -> None:
         truth = on_ground_truth(panel, [row for row, _ in found], sizes[stage])
         print(f"\n{stage} {'x'.join(map(str, sizes[stage]))}, {len(found)} prompts")
         print(table(found, truth))
+        own = panel.accuracies(sizes[stage][0], sizes[stage][1]).values()
+        told = ", ".join(f"{a.question} {percent(a.right, a.of)}" for a in own)
+        print(f"judges on held-out clips: {told}")
         results[stage] = {"shares": shares(found), "truth": shares(truth), "answers": found}
-    save(options, panel, results, shown)
-
-
-class Panel:
-    """The judges of a clip, loaded when they are first asked."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.judges = folder, {}
-
-    def judge(self, name: str) -> Judge:
-        if name not in self.judges:
-            self.judges[name] = Judge.load(self.folder / f"{name}.safetensors")
-        return self.judges[name]
-
-    def concept(self, height: int) -> Judge:
-        """The judge of concepts for videos of this height."""
-        return self.judge("concept-24x40" if height < LARGE else "concept-96x160")
-
-    def __call__(self, clip: Frames) -> Row:
-        return {
-            "background": nearest_colour(clip, COLOURS),
-            "motion": self.judge("motion")([clip])[0],
-            "concept": self.concept(clip.shape[-2])([clip])[0],
-        }
+    save(options, results, shown)
 
 
 def generated(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Frames]]:
@@ -171,8 +151,7 @@ def watched(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Frame
 
 def on_ground_truth(panel: Panel, rows: list[Row], size: tuple[int, ...]) -> Answers:
     """What the judges see in true clips of the same attributes."""
-    spec = panel.concept(size[1]).spec
-    format = VideoFormat(16, spec.height, spec.width, 3.0)
+    format = VideoFormat(FRAMES, *size[1:], FPS)
     found = []
     for seed in range(LAYOUTS * len(rows)):
         row = rows[seed % len(rows)]
@@ -231,12 +210,10 @@ def small(clip: Frames) -> Frames:
     return to_uint8(resize(to_float(frames)[None], SHEET_HEIGHT, width))[0]
 
 
-def save(options: Options, panel: Panel, results: dict, shown: dict[str, list[Frames]]) -> None:
+def save(options: Options, results: dict, shown: dict[str, list[Frames]]) -> None:
     """result.json and a contact sheet of every stage that was judged."""
-    accuracies = {name: asdict(judge.accuracy) for name, judge in panel.judges.items()}
     facts = {
         "options": {name: str(value) for name, value in asdict(options).items()},
-        "judges": accuracies,
         "stages": results,
     }
     with replacing(options.out / "result.json") as path:
@@ -245,9 +222,7 @@ def save(options: Options, panel: Panel, results: dict, shown: dict[str, list[Fr
         scale = max(1, SHEET_HEIGHT // 2 // clips[0].shape[-2])
         sheet = contact_sheet(clips, columns=SHEET_COLUMNS, scale=scale)
         write_png(options.out / f"{stage}.png", sheet)
-    print(f"\n{options.out}/result.json and a contact sheet a stage; judges on held-out clips:")
-    for name, accuracy in accuracies.items():
-        print(f"  {name}: {percent(**accuracy)}")
+    print(f"\n{options.out}/result.json and a contact sheet a stage")
 
 
 if __name__ == "__main__":

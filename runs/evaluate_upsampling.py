@@ -138,14 +138,7 @@ def with_level(cascade: Cascade, name: str, level: float | None) -> Cascade:
     """The cascade with another fixed augmentation of one stage's input."""
     if level is None:
         return cascade
-    stages = [
-        Stage(replace(s.spec, sampler=replace(s.spec.sampler, aug_logsnr=level)), s.unet)
-        if s.spec.name == name
-        else s
-        for s in cascade.stages
-    ]
-    spec = replace(cascade.spec, stages=tuple(stage.spec for stage in stages))
-    return Cascade(spec, stages, cascade.encoder)
+    return cascade.with_sampler(name, replace(cascade.spec.stage(name).sampler, aug_logsnr=level))
 
 
 def compared(

@@ -54,7 +54,7 @@ CANDIDATES = 64
 """R-precision: so many captions, one of which is the clip's own."""
 
 MOVING = ViewSpec(frames=16, height=24, width=40, over_time=True, widths=(32, 48, 64))
-TURNING = ViewSpec(frames=16, height=96, width=160, over_time=True, patch=4, widths=(32, 48, 64))
+TURNING = ViewSpec(frames=16, height=48, width=80, over_time=True, widths=(32, 48, 64))
 SMALL = ViewSpec(frames=8, height=24, width=40, over_time=False, widths=(48, 96, 112))
 LARGE = ViewSpec(frames=8, height=96, width=160, over_time=False, patch=4, widths=(32, 48, 80, 112))
 LOOK = (Question("concept", CORE_CONCEPTS), Question("style", tuple(STYLES)))
@@ -81,8 +81,9 @@ def tasks() -> dict[str, Task]:
         "motion": Task(spec=JudgeSpec(view=MOVING, questions=(motions,)), batch=32, steps=700),
         "rotation": Task(
             spec=JudgeSpec(view=TURNING, questions=(Question("rotation", SOLID_MOTIONS),)),
-            batch=32,
-            steps=500,
+            batch=16,
+            steps=400,
+            learning_rate=2e-3,
         ),
         "look-24x40": Task(spec=JudgeSpec(view=SMALL, questions=LOOK), batch=192, steps=600),
         "look-96x160": Task(spec=JudgeSpec(view=LARGE, questions=LOOK), batch=96, steps=600),

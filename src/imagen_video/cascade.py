@@ -21,7 +21,7 @@ from imagen_video.sampling import (
     run_in_parts,
     run_stage,
 )
-from imagen_video.spec import CascadeSpec
+from imagen_video.spec import CascadeSpec, SamplerSpec
 from imagen_video.spec_json import from_json, to_json
 from imagen_video.stage import Stage
 from imagen_video.text.cache import load_keeping
@@ -59,6 +59,17 @@ class Cascade:
             load_stage(folder / stage.name, device=device, dtype=dtype) for stage in spec.stages
         ]
         return cls(spec, stages, load_keeping(spec.text))
+
+    def with_sampler(self, name: str, sampler: SamplerSpec) -> "Cascade":
+        """The same weights, one stage sampled otherwise."""
+        stages = [
+            Stage(replace(stage.spec, sampler=sampler), stage.unet)
+            if stage.spec.name == name
+            else stage
+            for stage in self.stages
+        ]
+        spec = replace(self.spec, stages=tuple(stage.spec for stage in stages))
+        return Cascade(spec, stages, self.encoder)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write cascade.json and a folder a stage."""

@@ -7,7 +7,7 @@ import tyro
 from tyro.conf import Positional
 
 from imagen_video.cli.data import Data, run_data
-from imagen_video.cli.evaluate import Evaluate, run_evaluate
+from imagen_video.cli.evaluate import Evaluate, Sweep, run_evaluate, run_sweep
 from imagen_video.cli.export import Export, run_export
 from imagen_video.cli.plan import Plan, run_plan
 from imagen_video.cli.sample import Generate, Upscale, run_generate, run_upscale
@@ -40,6 +40,7 @@ COMMANDS = {
     Plan: run_plan,
     Data: run_data,
     Evaluate: run_evaluate,
+    Sweep: run_sweep,
 }
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -57,3 +58,65 @@ def run_evaluate(options: Evaluate) -> None:
     if report:
         print(as_table(report))
         print(f"{options.out}/report.json and report.html")
+
+
+@dataclass
+class Sweep:
+    """Sample one stage in many ways and say which is best: sweep.json, curve.png and a table.
+
+    A base starts from noise, an upsampling stage from true low-resolution video. Every combination
+    of what is given is tried; what is not given stays as the stage has it.
+    """
+
+    model: Positional[str] = "mini"
+    stage: str = "base"
+    guidance: tuple[str, ...] = ()
+    """Weights such as 4 (constant), 15/1:10 (high/low:constant steps), 4[-3,5] (only within these
+    log-SNRs)."""
+    steps: tuple[int, ...] = ()
+    moves: tuple[Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"], ...] = ()
+    aug_snr: tuple[float, ...] = ()
+    """Signal-to-noise ratios of the augmentation, such as 3 5."""
+    out: Path = Path("out/sweep")
+    write: Path | None = None
+    """Save the cascade with the best setting into this folder."""
+    prompts: str = "stickers"
+    count: int | None = None
+    seeds: int = 1
+    reference: tuple[str, ...] = ("stickers",)
+    reference_clips: int = 128
+    seed: int = 0
+    frame_features: str = "proxy"
+    clip_features: str = "proxy"
+    clip: str = "proxy"
+    device: str = "cpu"
+    threads: int | None = None
+
+
+def run_sweep(options: Sweep) -> None:
+    import torch
+
+    from imagen_video.cascade import Cascade
+    from imagen_video.evaluation.evaluate import EvaluationSpec
+    from imagen_video.evaluation.sweep import SweepSpec, as_table, sweep
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    spec = SweepSpec(
+        stage=options.stage,
+        guidance=options.guidance,
+        steps=options.steps,
+        moves=options.moves,
+        aug_snr=options.aug_snr,
+    )
+    shared = {f.name for f in fields(EvaluationSpec)} - {"own", "until", "steps", "guidance"}
+    asked = EvaluationSpec(**{name: getattr(options, name) for name in shared})
+    rows = sweep(options.model, spec, asked, options.out)
+    if not rows:
+        return
+    print(as_table(rows))
+    print(f"best: {rows[0].name}; {options.out}/sweep.json and curve.png")
+    if options.write:
+        best = Cascade.from_pretrained(options.model).with_sampler(options.stage, rows[0].sampler)
+        best.save_pretrained(options.write)
+        print(f"{options.write}: the cascade with it")

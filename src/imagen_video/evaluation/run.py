@@ -69,6 +69,8 @@ class Evaluation:
     """True clips, or a file of `keep_references`."""
     out: Path
     ranks: Ranks
+    shared: Path | None = None
+    """Where true clips are recorded, if not in `out`."""
 
     @cached_property
     def first_truth(self) -> int:
@@ -78,7 +80,8 @@ class Evaluation:
         return -(-self.counts.reference // of) * of
 
     def path(self, kind: str, column: str, index: int) -> Path:
-        return self.out / "records" / kind / column / f"{index:05}.safetensors"
+        out = self.out if kind in ("cascade", "own") else self.shared or self.out
+        return out / "records" / kind / column / f"{index:05}.safetensors"
 
     def missing(self, kind: str, column: str, count: int, label: str) -> Iterator[int]:
         """The indices that this process still has to make, behind a bar."""
@@ -128,12 +131,19 @@ class Evaluation:
         facts = {"prompt": whole.caption, "asked": dict(whole.attributes)}
         return self.tools.record(whole.video, start.video, **facts)
 
-    def make_samples(self, cascade: Cascade, wanted: Callable[[int], SampleSpec]) -> None:
-        """Run the cascade for every sample that lacks a record of its last stage."""
+    def make_samples(
+        self,
+        cascade: Cascade,
+        wanted: Callable[[int], SampleSpec],
+        low: Callable[[int], Frames] | None = None,
+    ) -> None:
+        """Run the cascade for every sample that lacks a record of its last stage, from `low` where
+        it starts from a video."""
         last = self.columns[-1].name
         for i in self.missing("cascade", last, self.counts.samples, "samples"):
+            given = None if low is None else low(i)
             prompt, start = self.prompt(i), time.monotonic()
-            for progress in cascade.stream([prompt.text], wanted(i)):
+            for progress in cascade.stream([prompt.text], wanted(i), low=given):
                 if progress.video is None:
                     continue
                 took, start = time.monotonic() - start, time.monotonic()
@@ -165,7 +175,7 @@ class Evaluation:
     def own(self, cascade: Cascade, spec: StageSpec, true: Example, wanted: SampleSpec) -> Record:
         """What a stage makes of a true clip made small, against that clip and against
         interpolation."""
-        low = to_uint8(low_from_truth(to_float(true.video)[None], spec))[0]
+        low = made_small(true.video, spec)
         made = None
         for progress in cascade.stream([true.caption], wanted, low=low):
             made = progress.video
@@ -218,6 +228,11 @@ def spaced_format(format: VideoFormat) -> VideoFormat:
     """The same seconds in at most SPACED frames: those that features are taken from."""
     frames = min(SPACED, format.frames)
     return VideoFormat(frames, *format.size, format.fps * frames / format.frames)
+
+
+def made_small(video: Frames, spec: StageSpec) -> Frames:
+    """What a stage starts from, of the video that it is to make."""
+    return to_uint8(low_from_truth(to_float(video)[None], spec))[0]
 
 
 def interpolated(low: Frames, spec: StageSpec) -> Frames:

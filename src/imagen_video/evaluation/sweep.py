@@ -1,0 +1,220 @@
+"""One stage sampled in many ways: which guidance, steps, move and augmentation serve it best.
+
+A base is sampled from noise, an upsampling stage from true low-resolution video, always with the
+same prompts and seeds. What is made is recorded as in any evaluation, so a sweep goes on after a
+kill, and true clips are looked at once.
+"""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from imagen_video.cascade import Cascade
+from imagen_video.distributed import Ranks, started
+from imagen_video.evaluation.evaluate import EvaluationSpec, reference_of, tools_of
+from imagen_video.evaluation.page import INK, PAPER
+from imagen_video.evaluation.prompts import prompts_of
+from imagen_video.evaluation.report import Measure, Section, report_of
+from imagen_video.evaluation.run import Column, Counts, Evaluation, made_small, settings_of
+from imagen_video.files import replacing
+from imagen_video.sampling import SampleSpec
+from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
+
+Move = Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"]
+GUIDANCE = re.compile(
+    r"(?P<weight>[\d.]+)(?:/(?P<low>[\d.]+):(?P<constant>\d+))?"
+    r"(?:\[(?P<least>-?[\d.]+),(?P<most>-?[\d.]+)\])?"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSpec:
+    """What is tried: every combination. Empty is what the stage has. `aug_snr` is the
+    signal-to-noise ratio of the noise on the low-resolution video, as the paper gives it."""
+
+    stage: str
+    guidance: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+    moves: tuple[Move, ...] = ()
+    aug_snr: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A way of sampling and what came of it."""
+
+    name: str
+    curve: str
+    sampler: SamplerSpec
+    section: Section
+
+    def measure(self, name: str) -> Measure | None:
+        """A measure by the first letters of its name."""
+        return next((m for m in self.section.measures if m.name.startswith(name)), None)
+
+
+def guidance_of(text: str) -> GuidanceSpec:
+    """`4`: constant. `15/1:10`: 15 for ten steps, then 1 and 15 in turn. `4[-3,5]`: only where
+    log-SNR lies between. ValueError for anything else."""
+    found = GUIDANCE.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"guidance {text!r} is none of 4 (constant), 15/1:10 (high/low:constant steps) and "
+            "4[-3,5] (only within these log-SNRs)"
+        )
+    low, least, most = found["low"], found["least"], found["most"]
+    return GuidanceSpec(
+        weight=float(found["weight"]),
+        low=None if low is None else float(low),
+        constant_steps=int(found["constant"] or 0),
+        interval=None if least is None else (float(least), float(most)),
+    )
+
+
+def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, SamplerSpec]]:
+    """Name, name of the curve (all but the guidance), and sampler of every combination."""
+    own = stage.sampler
+    if spec.aug_snr and stage.kind == "base":
+        raise ValueError(f"{stage.name!r} starts from noise: only upsampling stages have --aug-snr")
+    if any(snr <= 0 for snr in spec.aug_snr):
+        raise ValueError(f"a signal-to-noise ratio is above 0, got {min(spec.aug_snr)}")
+    levels = [math.log(snr) for snr in spec.aug_snr] or [own.aug_logsnr]
+    for steps, move, level in itertools.product(
+        spec.steps or (own.num_steps,), spec.moves or (own.move,), levels
+    ):
+        curve = f"{move}, {steps} steps"
+        if level is not None:
+            curve += f", aug SNR {math.exp(level):.3g}"
+        for text in spec.guidance or ("",):
+            guidance = guidance_of(text) if text else own.guidance
+            sampler = replace(own, num_steps=steps, move=move, aug_logsnr=level, guidance=guidance)
+            yield f"{curve}, guidance {text or 'its own'}", curve, sampler
+
+
+def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list[Row]:
+    """Evaluate every combination into `out`: sweep.json, curve.png, and a folder each. Rows come
+    in order of quality: `best` first. Empty on all but the first of many processes."""
+    with started(asked.device) as ranks:
+        cascade = Cascade.from_pretrained(model, device=ranks.device)
+        stage = cascade.spec.stage(spec.stage)
+        rows = []
+        for number, (name, curve, sampler) in enumerate(samplers(stage, spec)):
+            trial = cascade.with_sampler(stage.name, sampler)
+            section = _tried(trial, stage.name, asked, out=out / f"{number:03}", ranks=ranks)
+            if section:
+                rows.append(Row(name=name, curve=curve, sampler=sampler, section=section))
+        if rows:
+            rows = in_order(rows)
+            facts = [asdict(row) for row in rows]
+            with replacing(out / "sweep.json") as path:
+                path.write_text(json.dumps(facts, indent=1) + "\n")
+            draw(rows, out / "curve.png")
+        return rows
+
+
+def _tried(
+    cascade: Cascade, name: str, asked: EvaluationSpec, *, out: Path, ranks: Ranks
+) -> Section | None:
+    stage = cascade.spec.stage(name)
+    prompts = prompts_of(asked.prompts, asked.count)
+    tools, reference = tools_of(asked, prompts), reference_of(asked.reference, prompts, out.parent)
+    if isinstance(reference, Path) and stage.kind != "base":
+        raise ValueError(f"{name!r} needs true clips to start from: {reference} has features only")
+    samples = len(prompts) * asked.seeds
+    evaluation = Evaluation(
+        columns=[Column(name, stage.output)],
+        prompts=prompts,
+        counts=Counts(samples=samples, reference=asked.reference_clips, own=0),
+        tools=tools,
+        reference=reference,
+        out=out,
+        ranks=ranks,
+        shared=out.parent,
+    )
+    settings = settings_of(
+        tools,
+        model=cascade.spec.name,
+        sampler=asdict(stage.sampler),
+        asked=[prompt.text for prompt in prompts],
+        seed=asked.seed,
+        reference=list(asked.reference),
+    )
+    evaluation.settle(json.loads(json.dumps(settings)))
+    start = None if stage.kind == "base" else name
+
+    def wanted(index: int) -> SampleSpec:
+        return SampleSpec(seed=asked.seed + index, start=start, until=name)
+
+    def low(index: int) -> Any:
+        assert not isinstance(reference, Path)
+        place = evaluation.first_truth + index
+        return made_small(reference.clip(place, stage.output, stage.output.frames).video, stage)
+
+    evaluation.make_samples(cascade, wanted, low if start else None)
+    evaluation.make_references()
+    ranks.wait()
+    return report_of(evaluation, settings, asked.seed).sections[0] if ranks.first else None
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    """Best first: of the settings whose videos fit their prompts as well as any (within the 95 %
+    interval of the best), the one with the lowest FVD; then the others, by FVD."""
+
+    def distance(row: Row) -> float:
+        found = row.measure("FVD")
+        assert found is not None
+        return found.value
+
+    fits = [row.measure("fit") or row.measure("CLIP score") for row in rows]
+    top = max((fit for fit in fits if fit), key=lambda fit: fit.value, default=None)
+    least = -math.inf if top is None or top.low is None else top.low
+    well = [fit is None or fit.value >= least for fit in fits]
+    order = sorted(zip(well, rows, strict=True), key=lambda pair: (not pair[0], distance(pair[1])))
+    return [row for _, row in order]
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """FVD against alignment, a curve over the guidance for everything else; the best is marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    curves: dict[str, list[tuple[float, float, str]]] = {}
+    label = ["no measure of alignment", "FVD"]
+    for row in sorted(rows, key=lambda row: row.sampler.guidance.weight):
+        across, up = row.measure("fit") or row.measure("CLIP score"), row.measure("FVD")
+        assert up is not None
+        label[1] = f"{up.name}{' (proxy)' if up.proxy else ''}, lower is better"
+        if across:
+            label[0] = f"{across.name}{' (proxy)' if across.proxy else ''}, higher is better"
+        point = (across.value if across else 0.0, up.value, row.name.rpartition("guidance ")[2])
+        curves.setdefault(row.curve, []).append(point)
+        if row is rows[0]:
+            axes.plot(*point[:2], "*", color=PAPER, markersize=14, zorder=0)
+    for name, points in curves.items():
+        color = INK if len(curves) == 1 else None
+        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", label=name, color=color)
+        for across, up, text in points:
+            axes.annotate(text, (across, up), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlabel=label[0], ylabel=label[1])
+    axes.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def as_table(rows: list[Row]) -> str:
+    """The settings, best first, with what matters of each."""
+    names = ("FID", "FVD", "fit", "CLIP score", "R-precision", "motion", "concept", "background")
+    shown = [name for name in names if any(row.measure(name) for row in rows)]
+    width = max(len(row.name) for row in rows) + 2
+    lines = [f"{'':{width}}" + "".join(f"{name:>13}" for name in shown)]
+    for row in rows:
+        found = [row.measure(name) for name in shown]
+        cells = "".join(f"{m.value if m else math.nan:13.4g}" for m in found)
+        lines.append(f"{row.name:{width}}{cells}")
+    return "\n".join(lines)

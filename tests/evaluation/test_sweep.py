@@ -1,0 +1,90 @@
+"""Which way of sampling is best: what is tried, what comes first, what is written back."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from imagen_video import presets
+from imagen_video.cascade import Cascade
+from imagen_video.evaluation.report import Measure, Section
+from imagen_video.evaluation.sweep import Row, SweepSpec, draw, guidance_of, in_order, samplers
+from imagen_video.spec import GuidanceSpec
+
+COMMAND = [sys.executable, "-m", "imagen_video", "sweep"]
+
+
+def test_guidance_is_written_in_three_ways():
+    assert guidance_of("4") == GuidanceSpec(weight=4.0)
+    assert guidance_of("15/1:10") == GuidanceSpec(weight=15.0, low=1.0, constant_steps=10)
+    assert guidance_of("4[-3,5.5]") == GuidanceSpec(weight=4.0, interval=(-3.0, 5.5))
+    for wrong in ("", "x", "4/", "4[5]", "15/1"):
+        with pytest.raises(ValueError, match="is none of 4"):
+            guidance_of(wrong)
+    with pytest.raises(ValueError, match="from less to more"):
+        guidance_of("4[5,-3]")
+
+
+def test_every_combination_is_tried_once():
+    stage = presets.tiny().stage("ssr1")
+    spec = SweepSpec(stage="ssr1", guidance=("0", "2"), steps=(4, 8, 16), aug_snr=(3.0, 5.0))
+    found = list(samplers(stage, spec))
+    assert len({name for name, _, _ in found}) == len(found) == 12
+    assert len({curve for _, curve, _ in found}) == 6
+    level = {sampler.aug_logsnr for _, _, sampler in found}
+    assert sorted(level) == pytest.approx([1.0986, 1.6094], abs=1e-4)
+    (alone,) = samplers(stage, SweepSpec(stage="ssr1"))
+    assert alone[2] == stage.sampler
+
+
+def test_a_base_has_no_augmentation():
+    with pytest.raises(ValueError, match="starts from noise"):
+        list(samplers(presets.tiny().stages[0], SweepSpec(stage="base", aug_snr=(3.0,))))
+
+
+def row(weight: float, fit: tuple[float, float, float], fvd: float) -> Row:
+    """A setting whose videos fit like that (low, value, high)."""
+    common = {"of": 8, "better": "", "proxy": True}
+    measures = [
+        Measure(name="fit", low=fit[0], value=fit[1], high=fit[2], **common),
+        Measure(name="FVD", value=fvd, **common),
+    ]
+    section = Section(name="base", format="", measures=measures)
+    sampler = presets.tiny().stages[0].sampler
+    sampler = replace(sampler, guidance=GuidanceSpec(weight=weight))
+    return Row(name=f"ddim, guidance {weight}", curve="ddim", sampler=sampler, section=section)
+
+
+def test_the_best_fits_as_well_as_any_and_is_nearest(tmp_path):
+    rows = [
+        row(0.0, (20.0, 25.0, 30.0), 10.0),  # nearest to true clips, and shows something else
+        row(2.0, (45.0, 50.0, 55.0), 20.0),
+        row(4.0, (46.0, 52.0, 58.0), 30.0),  # fits best
+    ]
+    assert [r.sampler.guidance.weight for r in in_order(rows)] == [2, 4, 0]
+    draw(in_order(rows), tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path):
+    folder, out, best = tmp_path / "tiny", tmp_path / "out", tmp_path / "best"
+    tiny.save_pretrained(folder)
+    words = [folder, "--stage", "ssr1", "--steps", "1", "3", "--count", "2", "--out", out]
+    words += ["--reference-clips", "4", "--write", best, "--threads", "1"]
+    command = [*COMMAND, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads((out / "sweep.json").read_text())
+    assert {row["sampler"]["num_steps"] for row in rows} == {1, 3}
+    assert len(list((out / "records" / "reference" / "16x24").iterdir())) == 4
+    again = Cascade.from_pretrained(best)
+    assert again.spec.stage("ssr1").sampler.num_steps == rows[0]["sampler"]["num_steps"]
+    assert again.spec.stage("base") == tiny.spec.stage("base")
+
+    (out / "sweep.json").unlink()
+    made = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+    assert json.loads((out / "sweep.json").read_text()) == rows
