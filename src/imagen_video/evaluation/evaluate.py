@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from imagen_video.distributed import Ranks, started
 from imagen_video.evaluation.page import write_page
 from imagen_video.evaluation.prompts import STICKERS, Prompt, facts_by_text, prompts_of
 from imagen_video.evaluation.records import RUN, SPACED, Tools
-from imagen_video.evaluation.reference import DataReference, Reference, StickerReference
+from imagen_video.evaluation.reference import DataReference, Reference, StickerReference, rotation
 from imagen_video.evaluation.report import Report, report_of
 from imagen_video.evaluation.run import Column, Counts, Evaluation, settings_of
 from imagen_video.metrics.alignment import Aligner, ClipAligner, MatcherAligner
-from imagen_video.metrics.features import clip_extractor, frame_extractor
+from imagen_video.metrics.features import clip_extractor, digest_of, frame_extractor
 from imagen_video.metrics.matcher import Matcher
 from imagen_video.metrics.panel import MATCHER, SHIPPED, Panel
 from imagen_video.metrics.words import reader
@@ -99,8 +99,10 @@ def _of_cascade(
     )
     settings = settings_of(
         tools,
-        **_asked(spec, prompts),
-        model=cascade.metadata([prompts[0].text], 0, SampleSpec()) | {"prompt": "", "weights": ""},
+        **_asked(spec, prompts, counts),
+        model=cascade.spec.name,
+        weights={stage.spec.name: digest_of(stage.unet) for stage in chosen},
+        stages={stage.spec.name: asdict(stage.spec) for stage in chosen},
         pixels="as the stage made them",
     )
     evaluation.settle(settings)
@@ -132,17 +134,18 @@ def _of_videos(
     format = _format(read_video(paths[0]))
     prompts = [_told(path) for path in paths]
     tools = tools_of(spec, prompts)
+    counts = Counts(samples=len(paths), reference=spec.reference_clips, own=0)
     evaluation = Evaluation(
         columns=[Column("videos", format)],
         prompts=prompts,
-        counts=Counts(samples=len(paths), reference=spec.reference_clips, own=0),
+        counts=counts,
         tools=tools,
         reference=reference_of(spec.reference, prompts, out),
         out=out,
         ranks=ranks,
     )
     settings = settings_of(
-        tools, **_asked(spec, prompts), model=str(folder), pixels="decoded from mp4"
+        tools, **_asked(spec, prompts, counts), model=str(folder), pixels="decoded from mp4"
     )
     evaluation.settle(settings)
     for i in evaluation.missing("cascade", "videos", len(paths), "videos"):
@@ -159,9 +162,10 @@ def _of_videos(
     return evaluation, settings
 
 
-def _asked(spec: EvaluationSpec, prompts: Sequence[Prompt]) -> dict[str, Any]:
+def _asked(spec: EvaluationSpec, prompts: Sequence[Prompt], counts: Counts) -> dict[str, Any]:
     """What was asked for, as the settings have it."""
     return {
+        "counts": asdict(counts),
         "asked": [prompt.text for prompt in prompts],
         "reference": list(spec.reference),
         "seed": spec.seed,
@@ -203,6 +207,7 @@ def tools_of(spec: EvaluationSpec, prompts: Sequence[Prompt]) -> Tools:
         clips=clip_extractor(spec.clip_features, spec.device),
         aligner=aligner,
         panel=Panel.load(SHIPPED, COLOURS) if known else None,
+        rotation=rotation if known else None,
         words=reader() if any("word" in prompt.facts for prompt in prompts) else None,
     )
 

@@ -43,8 +43,8 @@ def flat(settings: dict[str, Any], before: str = "") -> dict[str, str]:
     """Nested settings as one table."""
     rows = {}
     for name, value in settings.items():
-        if name == "spec":
-            continue  # the cascade's own description, which report.json holds
+        if name == "stages":
+            continue  # their whole specs, which report.json holds
         if isinstance(value, dict):
             rows |= flat(value, f"{before}{name}: ")
         else:

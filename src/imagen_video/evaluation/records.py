@@ -113,6 +113,7 @@ class Tools:
     aligner: Aligner | None = None
     panel: Panel | None = None
     words: Callable[[Frames], str] | None = None
+    rotation: Callable[[Frames, Mapping[str, Any]], str | None] | None = None
 
     def record(self, video: Frames, start: Frames | None = None, **facts: Any) -> Record:
         """Of a video; `start` are its first frames, at its own rate, where it is a selection."""
@@ -125,6 +126,11 @@ class Tools:
         }
         if self.panel:
             facts["answers"] = self.panel(video)
+        asked = facts.get("asked", {})
+        turned = self.rotation(spaced, asked) if self.rotation else None
+        if turned:
+            facts["asked"] = {**asked, "rotation": asked["motion"]}
+            facts["answers"] = {**facts.get("answers", {}), "rotation": turned}
         if self.words:
             facts["words"] = self.words(video)
         aligned = torch.zeros(0, 0)

@@ -1,18 +1,25 @@
 """What samples are compared with: true clips of the same kind, at every stage's format."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
 
 from imagen_video.data.clips import Crop, Example, Source
 from imagen_video.data.library import BadSamples
 from imagen_video.data.sources import open_source
 from imagen_video.data.stickers import Scene, StickerWorld, render, scene_for
 from imagen_video.data.stickers.evaluation import FIELDS
+from imagen_video.data.stickers.motions import SOLID_MOTIONS
+from imagen_video.data.stickers.solid import SPACING, solid_view
 from imagen_video.evaluation.prompts import STICKERS, Prompt
-from imagen_video.video import VideoFormat
+from imagen_video.metrics.rotation import turning
+from imagen_video.video import Frames, VideoFormat
 
+VIEWS, SIDE = 72, 48
+"""Rendered views of a solid around its axis, and their pixels, that its turn is told by."""
 LAYOUT = 10_000
 """Seeds of true scenes begin here: no generated video is compared with its own."""
 
@@ -67,3 +74,14 @@ class DataReference:
 
     def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
         return self.source.clip(index, format, Crop(0, 0, 0, frames, format.height, format.width))
+
+
+def rotation(clip: Frames, facts: Mapping[str, Any]) -> str | None:
+    """Which way the thing turns that was asked for, by its rendered views; None where no rotation
+    was asked for."""
+    if facts.get("motion") not in SOLID_MOTIONS:
+        return None
+    left, right = SOLID_MOTIONS
+    step = round(360 / SPACING / VIEWS)
+    views = [solid_view(facts["concept"], facts["style"], step * i, SIDE) for i in range(VIEWS)]
+    return right if turning(clip, torch.stack(views)) > 0 else left

@@ -258,13 +258,10 @@ def alignments(
 
 def judged(samples: Sequence[Record], truth: Sequence[Record]) -> list[Measure]:
     """How often the judges see what was asked for; words as they are read."""
-    measures = []
-    for fact in questions(samples):
-        ours, theirs = (
-            [r.facts["asked"][fact] == r.facts["answers"][fact] for r in records]
-            for records in (samples, truth)
-        )
-        measures.append(share_of(fact, ours, theirs))
+    measures = [
+        share_of(fact, *map(right_of, (told(samples, fact), told(truth, fact))))
+        for fact in questions(samples)
+    ]
     words = [r for r in samples if r.facts.get("asked", {}).get("word") and "words" in r.facts]
     if words:
         read = [r.facts["asked"]["word"] == r.facts["words"] for r in words]
@@ -273,12 +270,28 @@ def judged(samples: Sequence[Record], truth: Sequence[Record]) -> list[Measure]:
 
 
 def questions(records: Sequence[Record]) -> list[str]:
-    """What every prompt names and a judge tells of every video."""
+    """What some prompt names and a judge tells of its video."""
+    return list(
+        dict.fromkeys(
+            fact
+            for r in records
+            for fact in r.facts.get("answers", {})
+            if fact in r.facts.get("asked", {})
+        )
+    )
+
+
+def told(records: Sequence[Record], fact: str) -> list[tuple[str, str]]:
+    """(asked for, seen) of every record that has both."""
     return [
-        fact
-        for fact in records[0].facts.get("answers", {})
-        if all(fact in record.facts.get("asked", {}) for record in records)
+        (record.facts["asked"][fact], record.facts["answers"][fact])
+        for record in records
+        if fact in record.facts.get("asked", {}) and fact in record.facts.get("answers", {})
     ]
+
+
+def right_of(pairs: list[tuple[str, str]]) -> list[bool]:
+    return [asked == seen for asked, seen in pairs]
 
 
 def confusions(records: Sequence[Record]) -> dict[str, dict[str, dict[str, int]]]:
@@ -286,8 +299,7 @@ def confusions(records: Sequence[Record]) -> dict[str, dict[str, dict[str, int]]
     found: dict[str, dict[str, Counter[str]]] = {}
     for fact in questions(records):
         table = found.setdefault(fact, {})
-        for record in records:
-            asked, seen = record.facts["asked"][fact], record.facts["answers"][fact]
+        for asked, seen in told(records, fact):
             table.setdefault(asked, Counter())[seen] += 1
     return {fact: {k: dict(v) for k, v in table.items()} for fact, table in found.items()}
 

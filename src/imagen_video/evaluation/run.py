@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """How many clips of each set; more of them may be asked for when an evaluation goes on."""
+    """How many clips of each set."""
 
     samples: int
     reference: int
@@ -100,8 +100,8 @@ class Evaluation:
                 with replacing(path) as temporary:
                     temporary.write_text(wanted)
             elif path.read_text() != wanted:
-                before = json.loads(path.read_text())
-                other = [name for name in settings if before.get(name) != settings[name]]
+                before, now = json.loads(path.read_text()), json.loads(wanted)
+                other = [name for name in now if before.get(name) != now[name]]
                 raise ValueError(
                     f"{self.out} holds an evaluation with another {', '.join(other)}: "
                     "choose another --out"

@@ -22,6 +22,7 @@ from imagen_video.evaluation.prompts import prompts_of
 from imagen_video.evaluation.report import Measure, Section, report_of
 from imagen_video.evaluation.run import Column, Counts, Evaluation, made_small, settings_of
 from imagen_video.files import replacing
+from imagen_video.metrics.features import digest_of
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
 
@@ -139,12 +140,13 @@ def _tried(
     settings = settings_of(
         tools,
         model=cascade.spec.name,
+        weights=digest_of(cascade.stages[cascade.spec.index(name)].unet),
         sampler=asdict(stage.sampler),
         asked=[prompt.text for prompt in prompts],
         seed=asked.seed,
         reference=list(asked.reference),
     )
-    evaluation.settle(json.loads(json.dumps(settings)))
+    evaluation.settle(settings)
     start = None if stage.kind == "base" else name
 
     def wanted(index: int) -> SampleSpec:

@@ -247,5 +247,5 @@ def digest_of(network: nn.Module) -> str:
     """The first 16 hexadecimal digits of the weights' SHA-256."""
     found = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
-        found.update(name.encode() + value.flatten().view(torch.uint8).numpy().tobytes())
+        found.update(name.encode() + value.cpu().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]

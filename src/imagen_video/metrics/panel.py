@@ -7,7 +7,7 @@ from imagen_video.metrics.judge import Accuracy, Judge, nearest_colour
 from imagen_video.video import Frames
 
 SHIPPED = Path(__file__).parent.parent / "judge"
-JUDGES = ("motion", "rotation", "look-24x40", "look-96x160")
+JUDGES = ("motion", "look-24x40", "look-96x160")
 MATCHER = "match"
 
 
