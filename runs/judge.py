@@ -57,8 +57,7 @@ CANDIDATES = 64
 """R-precision: so many captions, one of which is the clip's own."""
 
 MOVING = ViewSpec(frames=16, height=24, width=40, over_time=True, widths=(32, 48, 64))
-SMALL = ViewSpec(frames=8, height=24, width=40, over_time=False, widths=(48, 96, 112))
-LARGE = ViewSpec(frames=8, height=96, width=160, over_time=False, patch=4, widths=(32, 48, 80, 112))
+STILL = ViewSpec(frames=8, height=24, width=40, over_time=False, widths=(48, 96, 112))
 LOOK = (Question("concept", CORE_CONCEPTS), Question("style", tuple(STYLES)))
 
 
@@ -81,8 +80,7 @@ def tasks() -> dict[str, Task]:
     )
     return {
         "motion": Task(spec=JudgeSpec(view=MOVING, questions=(motions,)), batch=32, steps=700),
-        "look-24x40": Task(spec=JudgeSpec(view=SMALL, questions=LOOK), batch=192, steps=600),
-        "look-96x160": Task(spec=JudgeSpec(view=LARGE, questions=LOOK), batch=96, steps=600),
+        "look": Task(spec=JudgeSpec(view=STILL, questions=LOOK), batch=192, steps=600),
         "match": Task(spec=pairs, batch=96, steps=400, learning_rate=2e-3),
     }
 
@@ -92,7 +90,7 @@ class Options:
     """Train the judges and print how often each is right on held-out ground truth."""
 
     out: Path = Path("out/judge")
-    only: tuple[str, ...] = ("motion", "look-24x40", "look-96x160", "match")
+    only: tuple[str, ...] = ("motion", "look", "match")
     clips: int = 400
     """Held-out clips to measure on."""
     steps: int | None = None

@@ -9,7 +9,8 @@ import pytest
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade
-from imagen_video.evaluation.report import Measure, Section
+from imagen_video.evaluation.report import Section
+from imagen_video.evaluation.scores import Measure
 from imagen_video.evaluation.sweep import Row, SweepSpec, draw, guidance_of, in_order, samplers
 from imagen_video.spec import GuidanceSpec
 
@@ -78,7 +79,7 @@ def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     rows = json.loads((out / "sweep.json").read_text())
     assert {row["sampler"]["num_steps"] for row in rows} == {1, 3}
-    assert len(list((out / "records" / "reference" / "16x24").iterdir())) == 4
+    assert len(list((out / "records" / "reference" / "8x16x24").iterdir())) == 4
     again = Cascade.from_pretrained(best)
     assert again.spec.stage("ssr1").sampler.num_steps == rows[0]["sampler"]["num_steps"]
     assert again.spec.stage("base") == tiny.spec.stage("base")

@@ -73,8 +73,8 @@ def test_clip_features_see_motion_that_frames_do_not():
     shuffled = moving[torch.randperm(16, generator=torch.Generator().manual_seed(0))]
     whole, mixed = proxy(moving)[0], proxy(shuffled)[0]
     # The first half averages frames, the second follows them.
-    torch.testing.assert_close(whole[:64], mixed[:64], rtol=1e-4, atol=1e-4)
-    assert (whole[64:] - mixed[64:]).norm() > 0.1 * whole[64:].norm()
+    torch.testing.assert_close(whole[:32], mixed[:32], rtol=1e-4, atol=1e-4)
+    assert (whole[32:] - mixed[32:]).norm() > 0.1 * whole[32:].norm()
 
 
 class Inception(torch.nn.Module):
@@ -116,7 +116,6 @@ def test_inception_from_a_file(tmp_path):
 def test_i3d_from_a_file(tmp_path):
     extract = clip_extractor(scripted(I3D(), tmp_path / "i3d.pt"))
     grey = torch.full((12, 3, 48, 80), 255, dtype=torch.uint8)
-    assert extract.per_clip
     torch.testing.assert_close(extract(grey), torch.ones(1, 36))  # 3 channels of 12 frames, white
     with pytest.raises(ValueError, match="10 frames or more, got 9"):
         extract(grey[:9])

@@ -117,6 +117,7 @@ def run_sweep(options: Sweep) -> None:
     print(as_table(rows))
     print(f"best: {rows[0].name}; {options.out}/sweep.json and curve.png")
     if options.write:
-        best = Cascade.from_pretrained(options.model).with_sampler(options.stage, rows[0].sampler)
-        best.save_pretrained(options.write)
+        # In float32 nothing is lost of what the files hold.
+        cascade = Cascade.from_pretrained(options.model, dtype=torch.float32)
+        cascade.with_sampler(options.stage, rows[0].sampler).save_pretrained(options.write)
         print(f"{options.write}: the cascade with it")

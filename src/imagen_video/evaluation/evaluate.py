@@ -1,22 +1,24 @@
 """A cascade, or a folder of videos, evaluated: stage by stage, with everything written down."""
 
 import json
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from imagen_video.cascade import SPEC, Cascade, shipped
 from imagen_video.data.stickers.concepts import COLOURS
+from imagen_video.data.stickers.evaluation import FIELDS
 from imagen_video.distributed import Ranks, started
 from imagen_video.evaluation.page import write_page
 from imagen_video.evaluation.prompts import STICKERS, Prompt, facts_by_text, prompts_of
-from imagen_video.evaluation.records import RUN, SPACED, Tools
+from imagen_video.evaluation.records import Tools
 from imagen_video.evaluation.reference import DataReference, Reference, StickerReference, rotation
 from imagen_video.evaluation.report import Report, report_of
 from imagen_video.evaluation.run import Column, Counts, Evaluation, settings_of
 from imagen_video.metrics.alignment import Aligner, ClipAligner, MatcherAligner
-from imagen_video.metrics.features import clip_extractor, digest_of, frame_extractor
+from imagen_video.metrics.features import clip_extractor, digest, digest_of, frame_extractor
 from imagen_video.metrics.matcher import Matcher
 from imagen_video.metrics.panel import MATCHER, SHIPPED, Panel
 from imagen_video.metrics.words import reader
@@ -26,6 +28,8 @@ from imagen_video.text.encoder import load_encoder
 from imagen_video.video import VideoClip, VideoFormat, read_video
 
 PROXY = "proxy"
+KNOWN = {*FIELDS, "word"}
+"""Facts that can be checked in the sticker world."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +52,18 @@ class EvaluationSpec:
     device: str = "cpu"
 
     def __post_init__(self):
-        for name in ("seeds", "reference_clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be 1 or more, got {self.seeds}")
+        if self.reference_clips < 2:
+            raise ValueError(f"reference_clips must be 2 or more, got {self.reference_clips}")
 
 
 def evaluate(model: str | Path, spec: EvaluationSpec, out: Path) -> Report | None:
     """Evaluate "mini", a folder of save_pretrained, or a folder of videos, into `out`: records,
     report.json and report.html. What an earlier call recorded there is not made again; processes
     that torchrun started share the work, and only the first gets the report."""
-    with started(spec.device) as ranks:
+    with started(spec.device) as ranks, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         if shipped(str(model)) or (Path(model) / SPEC).is_file():
             evaluation, settings = _of_cascade(str(model), spec, out, ranks)
         else:
@@ -67,6 +73,7 @@ def evaluate(model: str | Path, spec: EvaluationSpec, out: Path) -> Report | Non
             return None
         evaluation.keep_references()
         report = report_of(evaluation, settings, spec.seed)
+        report.notes = list(dict.fromkeys([*(str(w.message) for w in caught), *report.notes]))
         report.save(out / "report.json")
         write_page(report, out / "report.html", videos=out / "videos")
         return report
@@ -81,7 +88,7 @@ def _of_cascade(
         Column(stage.spec.name, stage.spec.output, stage.spec.kind != "base") for stage in chosen
     ]
     prompts = prompts_of(spec.prompts, spec.count)
-    samples = len(prompts) * spec.seeds
+    samples = samples_of(prompts, spec)
     counts = Counts(
         samples=samples,
         reference=spec.reference_clips,
@@ -116,8 +123,8 @@ def _of_cascade(
             guidance=spec.guidance,
         )
 
-    evaluation.make_samples(cascade, wanted)
     evaluation.make_references()
+    evaluation.make_samples(cascade, wanted)
     evaluation.make_own(cascade, wanted)
     return evaluation, settings
 
@@ -132,7 +139,14 @@ def _of_videos(
             "a folder of save_pretrained, or a folder of two or more .mp4"
         )
     format = _format(read_video(paths[0]))
-    prompts = [_told(path) for path in paths]
+    if spec != replace(spec, count=None, seeds=1, own=None, until=None, steps=None, guidance=None):
+        raise ValueError(
+            f"{folder} holds videos, made already: leave out count, seeds and the like"
+        )
+    if spec.prompts == STICKERS:
+        prompts = [_told(path) for path in paths]
+    else:
+        prompts = prompts_of(spec.prompts, len(paths))
     tools = tools_of(spec, prompts)
     counts = Counts(samples=len(paths), reference=spec.reference_clips, own=0)
     evaluation = Evaluation(
@@ -145,7 +159,11 @@ def _of_videos(
         ranks=ranks,
     )
     settings = settings_of(
-        tools, **_asked(spec, prompts, counts), model=str(folder), pixels="decoded from mp4"
+        tools,
+        **_asked(spec, prompts, counts),
+        model=str(folder),
+        weights=digest(*paths),
+        pixels="decoded from mp4",
     )
     evaluation.settle(settings)
     for i in evaluation.missing("cascade", "videos", len(paths), "videos"):
@@ -172,9 +190,15 @@ def _asked(spec: EvaluationSpec, prompts: Sequence[Prompt], counts: Counts) -> d
         "until": spec.until,
         "steps": spec.steps,
         "guidance": spec.guidance,
-        "spaced frames": SPACED,
-        "frames in a row": RUN,
     }
+
+
+def samples_of(prompts: Sequence[Prompt], spec: EvaluationSpec) -> int:
+    """How many videos are sampled; ValueError for one, of which no distribution is known."""
+    count = len(prompts) * spec.seeds
+    if count < 2:
+        raise ValueError("distances need two videos or more: ask for a larger --count or --seeds")
+    return count
 
 
 def _format(clip: VideoClip) -> VideoFormat:
@@ -186,7 +210,8 @@ def _told(path: Path) -> Prompt:
     """The prompt of a video: in the .json that `generate` writes beside it, or in a .txt."""
     text, beside = "", path.with_suffix(".json")
     if beside.is_file():
-        text = json.loads(beside.read_text()).get("prompt", "")
+        found = json.loads(beside.read_text())
+        text = str(found.get("prompt", "")) if isinstance(found, dict) else ""
     elif path.with_suffix(".txt").is_file():
         text = path.with_suffix(".txt").read_text().strip()
     return Prompt(text, facts_by_text().get(text, {}))
@@ -195,7 +220,10 @@ def _told(path: Path) -> Prompt:
 def tools_of(spec: EvaluationSpec, prompts: Sequence[Prompt]) -> Tools:
     """What the spec names; the judges and the matcher of the sticker world only where the prompts
     are of that world."""
-    known = all(prompt.facts for prompt in prompts)
+    told = [bool(KNOWN & set(prompt.facts)) for prompt in prompts]
+    known = all(told)
+    if any(told) and not known:
+        warnings.warn("some prompts are not of the sticker world: nothing is judged", stacklevel=2)
     aligner: Aligner | None = None
     if spec.clip != PROXY:
         aligner = ClipAligner(spec.clip, spec.device)
@@ -217,5 +245,7 @@ def reference_of(names: Sequence[str], prompts: Sequence[Prompt], out: Path) -> 
     if list(names) == [STICKERS]:
         return StickerReference(prompts)
     if len(names) == 1 and names[0].endswith(".safetensors"):
+        if not Path(names[0]).is_file():
+            raise ValueError(f"no reference at {names[0]}: an evaluation writes one into its --out")
         return Path(names[0])
     return DataReference.of(names, out)

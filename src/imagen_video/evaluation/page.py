@@ -2,16 +2,18 @@
 
 import base64
 import io
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from imagen_video.evaluation.report import Measure, Report, Section
+from imagen_video.evaluation.report import Report, Section
+from imagen_video.evaluation.scores import Measure
 from imagen_video.files import replacing
+from imagen_video.metrics.measures import percent
 
 SHOWN = 3
 """Videos of each rank: best, median, worst."""
-INK, PAPER = "#2563a8", "#c94f2f"
+FAILURES = 100
+INK, EMBER = "#2563a8", "#c94f2f"
 
 
 def write_page(report: Report, path: Path, *, videos: Path) -> None:
@@ -21,14 +23,15 @@ def write_page(report: Report, path: Path, *, videos: Path) -> None:
     environment = Environment(
         loader=PackageLoader("imagen_video.evaluation", "."), autoescape=select_autoescape(["j2"])
     )
-    environment.filters |= {"number": number, "percent": lambda pair: 100 * pair[0] / pair[1]}
+    environment.filters |= {"number": number}
     page = environment.get_template("page.html.j2").render(
         report=report,
         settings=flat(report.settings),
         plots=plots(report),
         gallery=gallery(report, videos),
         shades=shades,
-        asdict=asdict,
+        percent=percent,
+        failures=[row for row in report.ranking if row["wrong"]][:FAILURES],
     )
     with replacing(path) as temporary:
         temporary.write_text(page)
@@ -54,7 +57,8 @@ def flat(settings: dict[str, Any], before: str = "") -> dict[str, str]:
 
 
 def shades(table: dict[str, dict[str, int]]) -> tuple[list[str], list[tuple[str, list[Any]]]]:
-    """A confusion table: the names of its columns, and rows of (count, share of its row)."""
+    """A confusion table: the names of its columns, and rows of (count, share of its row, whether
+    it is right)."""
     names = sorted(set(table) | {seen for row in table.values() for seen in row})
     rows = []
     for asked in sorted(table):
@@ -131,7 +135,7 @@ def pareto(axes: Any, report: Report, x: str, y: str) -> bool:
             section.name, (across[0], up[0]), fontsize=8, xytext=(4, 3), textcoords="offset points"
         )
         if across[1] is not None and up[1] is not None:
-            axes.plot(across[1], up[1], "x", color=PAPER)
+            axes.plot(across[1], up[1], "x", color=EMBER)
     axes.set(xlabel=_label(report, x), ylabel=_label(report, y))
     axes.margins(0.2)
     return any_shown

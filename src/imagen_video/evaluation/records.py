@@ -90,13 +90,13 @@ class Features:
             ) from None
         if made_by != facts:
             raise ValueError(f"{path} was made by {made_by}, not by {facts}: use one extractor")
-        return cls(frames.float(), clips.float())
+        return cls(frames, clips)
 
 
 def save_features(path: Path, sizes: Mapping[str, Features], facts: str) -> None:
-    """The features of reference clips by size, in half precision."""
+    """The features of reference clips by size."""
     tensors = {
-        f"{size}/{name}": value.half().contiguous()
+        f"{size}/{name}": value.contiguous()
         for size, features in sizes.items()
         for name, value in (("frames", features.frames), ("clips", features.clips))
     }
@@ -120,7 +120,6 @@ class Tools:
         spaced = evenly(video)
         first = video[:RUN] if start is None else start
         facts |= {
-            "size": list(video.shape[-2:]),
             "warping": warping_error(first),
             "flicker": flicker(self.frames(first)),
         }
@@ -131,8 +130,12 @@ class Tools:
         if turned:
             facts["asked"] = {**asked, "rotation": asked["motion"]}
             facts["answers"] = {**facts.get("answers", {}), "rotation": turned}
-        if self.words:
-            facts["words"] = self.words(video)
+        if self.words and "word" in asked:
+            answers = {**facts.get("answers", {}), "word": self.words(video)}
+            facts |= {
+                "answers": answers,
+                "asked": {**facts["asked"], "word": asked["word"].upper()},
+            }
         aligned = torch.zeros(0, 0)
         if self.aligner and self.aligner.fits(len(spaced), spaced.shape[-2]):
             aligned = self.aligner.video(spaced)

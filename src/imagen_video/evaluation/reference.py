@@ -1,5 +1,7 @@
 """What samples are compared with: true clips of the same kind, at every stage's format."""
 
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from imagen_video.data.stickers import Scene, StickerWorld, render, scene_for
 from imagen_video.data.stickers.evaluation import FIELDS
 from imagen_video.data.stickers.motions import SOLID_MOTIONS
 from imagen_video.data.stickers.solid import SPACING, solid_view
-from imagen_video.evaluation.prompts import STICKERS, Prompt
+from imagen_video.evaluation.prompts import Prompt
 from imagen_video.metrics.rotation import turning
 from imagen_video.video import Frames, VideoFormat
 
@@ -28,9 +30,6 @@ LAYOUT = 10_000
 class Reference(Protocol):
     """Endless true clips: the same index is the same clip at every format."""
 
-    @property
-    def name(self) -> str: ...
-
     def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
         """The first `frames` frames of clip `index`."""
         ...
@@ -38,22 +37,21 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class StickerReference:
-    """True clips of what the prompts ask for, in turn, laid out anew each time; of prompts that
-    name nothing the world knows, whatever the test split holds."""
+    """True clips of what the prompts ask for, in turn, laid out anew each time; of prompts that do
+    not name all four facts of the world, any single object of the test split."""
 
     prompts: Sequence[Prompt]
-    name: str = STICKERS
 
     def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
         scene = self._scene(index)
         crop = Crop(0, 0, 0, frames, format.height, format.width)
-        facts = {name: getattr(scene.attributes, name) or "" for name in FIELDS}
+        facts = {name: getattr(scene.attributes, name) for name in FIELDS}
         return Example(render(scene, format, crop=crop), scene.caption, facts)
 
     def _scene(self, index: int) -> Scene:
         facts = self.prompts[index % len(self.prompts)].facts
         if not set(FIELDS) <= set(facts):
-            return StickerWorld(3, split="test").clip(index)
+            return single_object(index)
         return scene_for(**{name: facts[name] for name in FIELDS}, seed=LAYOUT + index)
 
 
@@ -62,7 +60,6 @@ class DataReference:
     """Clips of a user's own data, as training reads them, cropped in the middle."""
 
     source: Source
-    name: str
 
     @classmethod
     def of(cls, names: Sequence[str], out: Path) -> "DataReference":
@@ -70,16 +67,30 @@ class DataReference:
         source = open_source(names, seed=0, bad=bad, cropping="centre")
         if "video" not in source.kinds:
             raise ValueError(f"the reference {' '.join(names)} holds no videos: name some that do")
-        return cls(source, " ".join(names))
+        return cls(source)
 
     def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
         return self.source.clip(index, format, Crop(0, 0, 0, frames, format.height, format.width))
 
 
+@functools.cache
+def _flat_indices(count: int) -> list[int]:
+    """The first so many single objects on flat grounds of a test split."""
+    world = StickerWorld(3, split="test")
+    flat = (i for i in itertools.count() if world.clip(i).attributes.family == "flat")
+    return list(itertools.islice(flat, count))
+
+
+def single_object(index: int) -> Scene:
+    """Single object `index` of a test split."""
+    place = _flat_indices(64 * (index // 64 + 1))[index]
+    return StickerWorld(3, split="test").clip(place)
+
+
 def rotation(clip: Frames, facts: Mapping[str, Any]) -> str | None:
     """Which way the thing turns that was asked for, by its rendered views; None where no rotation
     was asked for."""
-    if facts.get("motion") not in SOLID_MOTIONS:
+    if facts.get("motion") not in SOLID_MOTIONS or not {"concept", "style"} <= set(facts):
         return None
     left, right = SOLID_MOTIONS
     step = round(360 / SPACING / VIEWS)

@@ -25,7 +25,8 @@ from imagen_video.evaluation.records import RUN, SPACED, Features, Record, Tools
 from imagen_video.evaluation.reference import Reference
 from imagen_video.files import replacing
 from imagen_video.lowres import low_from_truth
-from imagen_video.metrics.measures import psnr
+from imagen_video.metrics.features import digest_of
+from imagen_video.metrics.measures import blend, psnr
 from imagen_video.metrics.upsampling import fidelity
 from imagen_video.sampling import SampleSpec, save_video
 from imagen_video.spec import StageSpec
@@ -91,29 +92,32 @@ class Evaluation:
         yield from bar
 
     def settle(self, settings: dict[str, Any]) -> None:
-        """Write down what the records are of; ValueError where others lie in the folder."""
+        """Write down what the records are of; ValueError, on every process and before any work,
+        where others lie in the folder."""
+        other = []
         if self.ranks.first:
             self.out.mkdir(parents=True, exist_ok=True)
-            path = self.out / SETTINGS
-            wanted = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-            if not path.exists():
-                with replacing(path) as temporary:
-                    temporary.write_text(wanted)
-            elif path.read_text() != wanted:
+            path, wanted = self.out / SETTINGS, json.dumps(settings, indent=1, sort_keys=True)
+            if path.exists():
                 before, now = json.loads(path.read_text()), json.loads(wanted)
                 other = [name for name in now if before.get(name) != now[name]]
-                raise ValueError(
-                    f"{self.out} holds an evaluation with another {', '.join(other)}: "
-                    "choose another --out"
-                )
+            else:
+                with replacing(path) as temporary:
+                    temporary.write_text(wanted + "\n")
+        other = self.ranks.told(other)
+        if other:
+            raise ValueError(
+                f"{self.out} holds an evaluation with another {', '.join(other)}: "
+                "choose another --out"
+            )
 
     def make_references(self) -> None:
         """True clips, at every size once; and as many others as there are samples."""
         if isinstance(self.reference, Path):
             return
         for column in self.columns:
-            size = "x".join(map(str, column.format.size))
             spaced = spaced_format(column.format)
+            size = size_of(spaced)
             for i in self.missing("reference", size, self.counts.reference, f"reference {size}"):
                 video = self.reference.clip(i, spaced, spaced.frames).video
                 features = Tools(self.tools.frames, self.tools.clips)
@@ -135,18 +139,18 @@ class Evaluation:
         self,
         cascade: Cascade,
         wanted: Callable[[int], SampleSpec],
-        low: Callable[[int], Frames] | None = None,
+        low: Callable[[int], tuple[Prompt, Frames]] | None = None,
     ) -> None:
-        """Run the cascade for every sample that lacks a record of its last stage, from `low` where
-        it starts from a video."""
+        """Run the cascade for every sample that lacks a record of its last stage; where it starts
+        from a video, from `low` and its prompt."""
         last = self.columns[-1].name
         for i in self.missing("cascade", last, self.counts.samples, "samples"):
-            given = None if low is None else low(i)
-            prompt, start = self.prompt(i), time.monotonic()
+            prompt, given = low(i) if low else (self.prompt(i), None)
+            start = time.monotonic()
             for progress in cascade.stream([prompt.text], wanted(i), low=given):
                 if progress.video is None:
                     continue
-                took, start = time.monotonic() - start, time.monotonic()
+                took = time.monotonic() - start
                 self.keep_video(i, progress.stage, progress.video, progress.fps)
                 record = self.tools.record(
                     progress.video, prompt=prompt.text, asked=dict(prompt.facts), seconds=took
@@ -194,13 +198,14 @@ class Evaluation:
             even = round(width * SHOWN / height / 2) * 2
             parts = [to_uint8(resize(to_float(p)[None], SHOWN, even))[0] for p in video.split(16)]
             video = torch.cat(parts)
+        video = video[..., : height // 2 * 2, : width // 2 * 2]  # as H.264 wants it
         path = self.out / "videos" / f"{index:05}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_video(path, video, fps=fps, metadata={"prompt": self.prompt(index).text})
 
     def features(self, format: VideoFormat) -> Features:
         """Of the reference clips of a size, in float32."""
-        size = "x".join(map(str, format.size))
+        size = size_of(spaced_format(format))
         if isinstance(self.reference, Path):
             return Features.load(self.reference, size, self.facts)
         return Features.of(self.records("reference", size, self.counts.reference))
@@ -209,7 +214,7 @@ class Evaluation:
         """Write the features of all reference clips as one file, for other evaluations."""
         if isinstance(self.reference, Path):
             return
-        sizes = {"x".join(map(str, c.format.size)): self.features(c.format) for c in self.columns}
+        sizes = {size_of(spaced_format(c.format)): self.features(c.format) for c in self.columns}
         save_features(self.out / "reference.safetensors", sizes, self.facts)
 
     @property
@@ -230,14 +235,19 @@ def spaced_format(format: VideoFormat) -> VideoFormat:
     return VideoFormat(frames, *format.size, format.fps * frames / format.frames)
 
 
+def size_of(format: VideoFormat) -> str:
+    """Frames x height x width: true clips of one size are looked at once."""
+    return f"{format.frames}x{format.height}x{format.width}"
+
+
 def made_small(video: Frames, spec: StageSpec) -> Frames:
     """What a stage starts from, of the video that it is to make."""
     return to_uint8(low_from_truth(to_float(video)[None], spec))[0]
 
 
 def interpolated(low: Frames, spec: StageSpec) -> Frames:
-    """Upsampling without a model: bicubic in space, the frame before repeated in time."""
-    video = low.repeat_interleave(spec.time_factor, 0)
+    """Upsampling without a model: known frames blended in time, bicubic in space."""
+    video = blend(low, spec.time_factor)
     if spec.space_factor == 1:
         return video
     height, width = (side * spec.space_factor for side in low.shape[-2:])
@@ -253,4 +263,6 @@ def settings_of(tools: Tools, **more: Any) -> dict[str, Any]:
     networks = {"frames": tools.frames.facts, "clips": tools.clips.facts}
     if tools.aligner:
         networks["prompts"] = tools.aligner.facts
-    return {name: asdict(facts) for name, facts in networks.items()} | more
+    judges = [digest_of(judge.network) for judge in tools.panel.judges] if tools.panel else []
+    facts = {name: asdict(found) for name, found in networks.items()}
+    return facts | {"judges": judges, "spaced frames": SPACED, "frames in a row": RUN} | more

@@ -12,19 +12,21 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from imagen_video.cascade import Cascade
 from imagen_video.distributed import Ranks, started
-from imagen_video.evaluation.evaluate import EvaluationSpec, reference_of, tools_of
-from imagen_video.evaluation.page import INK, PAPER
-from imagen_video.evaluation.prompts import prompts_of
-from imagen_video.evaluation.report import Measure, Section, report_of
+from imagen_video.evaluation.evaluate import EvaluationSpec, reference_of, samples_of, tools_of
+from imagen_video.evaluation.page import EMBER, INK
+from imagen_video.evaluation.prompts import Prompt, prompts_of
+from imagen_video.evaluation.report import Section, report_of
 from imagen_video.evaluation.run import Column, Counts, Evaluation, made_small, settings_of
+from imagen_video.evaluation.scores import Measure
 from imagen_video.files import replacing
 from imagen_video.metrics.features import digest_of
-from imagen_video.sampling import SampleSpec
+from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
+from imagen_video.video import Frames
 
 Move = Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"]
 GUIDANCE = re.compile(
@@ -92,8 +94,10 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
         if level is not None:
             curve += f", aug SNR {math.exp(level):.3g}"
         for text in spec.guidance or ("",):
-            guidance = guidance_of(text) if text else own.guidance
-            sampler = replace(own, num_steps=steps, move=move, aug_logsnr=level, guidance=guidance)
+            # The constant part of the stage's own guidance keeps its share of the steps.
+            sampler = override(own, SampleSpec(steps=steps))
+            guidance = guidance_of(text) if text else sampler.guidance
+            sampler = replace(sampler, move=move, aug_logsnr=level, guidance=guidance)
             yield f"{curve}, guidance {text or 'its own'}", curve, sampler
 
 
@@ -104,7 +108,7 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
         cascade = Cascade.from_pretrained(model, device=ranks.device)
         stage = cascade.spec.stage(spec.stage)
         rows = []
-        for number, (name, curve, sampler) in enumerate(samplers(stage, spec)):
+        for number, (name, curve, sampler) in enumerate(list(samplers(stage, spec))):
             trial = cascade.with_sampler(stage.name, sampler)
             section = _tried(trial, stage.name, asked, out=out / f"{number:03}", ranks=ranks)
             if section:
@@ -126,11 +130,12 @@ def _tried(
     tools, reference = tools_of(asked, prompts), reference_of(asked.reference, prompts, out.parent)
     if isinstance(reference, Path) and stage.kind != "base":
         raise ValueError(f"{name!r} needs true clips to start from: {reference} has features only")
-    samples = len(prompts) * asked.seeds
+    samples = samples_of(prompts, asked)
+    counts = Counts(samples=samples, reference=asked.reference_clips, own=0)
     evaluation = Evaluation(
         columns=[Column(name, stage.output)],
         prompts=prompts,
-        counts=Counts(samples=samples, reference=asked.reference_clips, own=0),
+        counts=counts,
         tools=tools,
         reference=reference,
         out=out,
@@ -142,6 +147,7 @@ def _tried(
         model=cascade.spec.name,
         weights=digest_of(cascade.stages[cascade.spec.index(name)].unet),
         sampler=asdict(stage.sampler),
+        counts=asdict(counts),
         asked=[prompt.text for prompt in prompts],
         seed=asked.seed,
         reference=list(asked.reference),
@@ -152,13 +158,14 @@ def _tried(
     def wanted(index: int) -> SampleSpec:
         return SampleSpec(seed=asked.seed + index, start=start, until=name)
 
-    def low(index: int) -> Any:
+    def low(index: int) -> tuple[Prompt, Frames]:
         assert not isinstance(reference, Path)
         place = evaluation.first_truth + index
-        return made_small(reference.clip(place, stage.output, stage.output.frames).video, stage)
+        true = reference.clip(place, stage.output, stage.output.frames)
+        return Prompt(true.caption, true.attributes), made_small(true.video, stage)
 
-    evaluation.make_samples(cascade, wanted, low if start else None)
     evaluation.make_references()
+    evaluation.make_samples(cascade, wanted, low if start else None)
     ranks.wait()
     return report_of(evaluation, settings, asked.seed).sections[0] if ranks.first else None
 
@@ -197,7 +204,7 @@ def draw(rows: list[Row], path: Path) -> None:
         point = (across.value if across else 0.0, up.value, row.name.rpartition("guidance ")[2])
         curves.setdefault(row.curve, []).append(point)
         if row is rows[0]:
-            axes.plot(*point[:2], "*", color=PAPER, markersize=14, zorder=0)
+            axes.plot(*point[:2], "*", color=EMBER, markersize=14, zorder=0)
     for name, points in curves.items():
         color = INK if len(curves) == 1 else None
         axes.plot([p[0] for p in points], [p[1] for p in points], "o-", label=name, color=color)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from imagen_video.metrics.features import (
+    BATCH,
     Facts,
     digest_of,
     in_batches,
@@ -16,6 +17,7 @@ from imagen_video.metrics.features import (
     preprocessing,
     pretrained,
 )
+from imagen_video.metrics.judge import Accuracy
 from imagen_video.metrics.matcher import Matcher
 from imagen_video.shapes import Float
 from imagen_video.text.encoder import TextEncoder
@@ -28,6 +30,11 @@ class Aligner(Protocol):
 
     @property
     def facts(self) -> Facts: ...
+
+    @property
+    def accuracies(self) -> Sequence[Accuracy]:
+        """How often it is right on ground truth, where that is known."""
+        ...
 
     def fits(self, frames: int, height: int) -> bool:
         """Whether a video of this size is long and large enough to be looked at."""
@@ -77,6 +84,10 @@ class MatcherAligner:
         )
         return cls(matcher, encoder, facts)
 
+    @property
+    def accuracies(self) -> Sequence[Accuracy]:
+        return self.matcher.accuracies
+
     def fits(self, frames: int, height: int) -> bool:
         look = self.matcher.spec.view
         return frames >= look.frames and height >= look.height
@@ -94,13 +105,15 @@ class ClipAligner:
     Frames are resized antialiased to cover its square and cropped in the middle.
     """
 
+    accuracies: Sequence[Accuracy] = ()
+
     def __init__(self, name: str, device: str = "cpu"):
         from transformers import AutoModel, AutoTokenizer
 
         self.network = pretrained(AutoModel, name).eval().to(device)
         if not hasattr(self.network, "get_image_features"):
             raise ValueError(f"{name!r} holds no CLIP or SigLIP: {type(self.network).__name__}")
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.tokenizer = pretrained(AutoTokenizer, name)
         self.mean, self.std = preprocessing(name)
         self.size = self.network.config.vision_config.image_size
         self.length = self.network.config.text_config.max_position_embeddings
@@ -125,6 +138,10 @@ class ClipAligner:
 
     @torch.inference_mode()
     def prompts(self, prompts: Sequence[str]) -> Float[Tensor, "p e"]:
+        parts = [self._told(prompts[i : i + BATCH]) for i in range(0, len(prompts), BATCH)]
+        return F.normalize(torch.cat(parts).float(), dim=1).cpu()
+
+    def _told(self, prompts: Sequence[str]) -> Tensor:
         # SigLIP was trained with padding to full length, and CLIP does not mind.
         tokens = self.tokenizer(
             list(prompts),
@@ -133,7 +150,7 @@ class ClipAligner:
             truncation=True,
             return_tensors="pt",
         ).to(next(self.network.parameters()).device)
-        return F.normalize(_vectors(self.network.get_text_features(**tokens)).float(), dim=1).cpu()
+        return _vectors(self.network.get_text_features(**tokens))
 
     def _cropped(self, video: Frames) -> Float[Tensor, "f 3 size size"]:
         height, width = video.shape[-2:]

@@ -23,7 +23,7 @@ from imagen_video.shapes import Float
 from imagen_video.video import Frames, resize, to_float
 
 PROXY_SIZE = 160
-PROJECTED = 128
+PROJECTED = 64
 """Features of a clip by the proxy: few enough for a Gaussian of hundreds of videos."""
 BATCH = 16
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -41,13 +41,10 @@ class Facts:
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Frames of a video to feature vectors: one a frame, or one for the clip (`per_clip`)."""
+    """Frames of a video to feature vectors: one a frame, or one for the clip."""
 
     @property
     def facts(self) -> Facts: ...
-
-    @property
-    def per_clip(self) -> bool: ...
 
     @property
     def shortest(self) -> int:
@@ -63,7 +60,6 @@ class Network:
 
     facts: Facts
     run: Callable[[Frames], Tensor]
-    per_clip: bool = False
     shortest: int = 1
 
     @torch.inference_mode()
@@ -158,7 +154,7 @@ def _lite_over_time(device: str) -> Network:
 
     name = "EfficientNet-lite0 over time (proxy)"
     facts = Facts(name=name, weights=frames.facts.weights, resize=frames.facts.resize, proxy=True)
-    return Network(facts, run, per_clip=True, shortest=2)
+    return Network(facts, run, shortest=2)
 
 
 def _inception(path: Path, device: str) -> Network:
@@ -184,7 +180,7 @@ def _i3d(path: Path, device: str) -> Network:
     facts = Facts(
         name="I3D", weights=digest(path), resize="antialiased bilinear to 224x224", proxy=False
     )
-    return Network(facts, run, per_clip=True, shortest=10)
+    return Network(facts, run, shortest=10)
 
 
 def _torchscript(path: Path, device: str) -> Any:
@@ -217,7 +213,7 @@ def _videomae(name: str, device: str) -> Network:
         resize=f"antialiased bilinear to {size}x{size}",
         proxy=False,
     )
-    return Network(facts, run, per_clip=True, shortest=2)
+    return Network(facts, run, shortest=2)
 
 
 def pretrained(kind: Any, name: str) -> Any:

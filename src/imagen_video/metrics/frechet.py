@@ -87,12 +87,14 @@ class Target:
         """The distance of these samples' Gaussian; for few samples through their Gram matrix."""
         if len(features) < 2:
             raise ValueError(f"a Frechet distance needs two samples or more, got {len(features)}")
+        if len(features) >= features.shape[1]:
+            moments = Moments.of(features)
+            return self.distance(moments.mean, moments.covariance)
         rows = features.double()
         mean = rows.mean(0)
         rows = (rows - mean) / (len(rows) - 1) ** 0.5
         seen = rows @ self.root
-        product = seen @ seen.T if len(rows) < rows.shape[1] else seen.T @ seen
-        return self._distance(mean, rows.square().sum(), product)
+        return self._distance(mean, rows.square().sum(), seen @ seen.T)
 
     def _distance(self, mean: Tensor, trace: Tensor, product: Tensor) -> float:
         roots = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
@@ -136,7 +138,9 @@ def bootstrap(
 
 def extrapolated(target: Target, features: Float[Tensor, "v n d"], seed: int) -> float:
     """The distance that endless samples would have: few samples come out too far, by a term in
-    1 / v, so a line over it is followed to 0 (Chong and Forsyth 2020). It can be below 0."""
+    1 / v, so a line over it is followed to 0 (Chong and Forsyth 2020). It can be below 0; with
+    fewer than some four vectors for each of their numbers the term is another and it is too large.
+    """
     if len(features) < 2 * SIZES:
         raise ValueError(
             f"an extrapolation over sample sizes needs {2 * SIZES} videos or more, "

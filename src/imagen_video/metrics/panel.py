@@ -7,7 +7,7 @@ from imagen_video.metrics.judge import Accuracy, Judge, nearest_colour
 from imagen_video.video import Frames
 
 SHIPPED = Path(__file__).parent.parent / "judge"
-JUDGES = ("motion", "look-24x40", "look-96x160")
+JUDGES = ("motion", "look")
 MATCHER = "match"
 
 
@@ -33,15 +33,11 @@ class Panel:
         return answers
 
     def accuracies(self, frames: int, height: int) -> dict[str, Accuracy]:
-        """How often the judges of such clips are right on ground truth of the largest size, no
-        larger than the clip, that they were measured on."""
+        """By question: how often the judges of such clips are right on ground truth of about
+        their size."""
         found = {}
         for judge in self._fitting(frames, height):
-            sizes = {a.size: _height(a.size) for a in judge.accuracies}
-            smaller = [size for size in sizes if sizes[size] <= height]
-            if smaller:
-                best = max(smaller, key=sizes.__getitem__)
-                found |= {a.question: a for a in judge.accuracies if a.size == best}
+            found |= {a.question: a for a in nearest_size(judge.accuracies, height)}
         return found
 
     def _fitting(self, frames: int, height: int) -> list[Judge]:
@@ -52,5 +48,9 @@ class Panel:
         ]
 
 
-def _height(size: str) -> int:
-    return int(size.partition("x")[0])
+def nearest_size(accuracies: Sequence[Accuracy], height: int) -> list[Accuracy]:
+    """Those on the largest clips that are no higher than `height`."""
+    heights = {a.size: int(a.size.partition("x")[0]) for a in accuracies}
+    smaller = [size for size in heights if heights[size] <= height]
+    best = max(smaller, key=heights.__getitem__, default=None)
+    return [a for a in accuracies if a.size == best]

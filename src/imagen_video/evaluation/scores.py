@@ -1,0 +1,242 @@
+"""From records to measures: each a number with its interval where one is known, how many videos it
+is of, and what as many true clips score."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from imagen_video.evaluation.records import Features, Record
+from imagen_video.metrics import diversity
+from imagen_video.metrics.frechet import SIZES, Moments, Target, bootstrap, extrapolated
+from imagen_video.metrics.measures import wilson
+
+LOWER, HIGHER, EQUAL = "lower", "higher", "as true clips"
+DRAWS = 1000
+"""Draws for the interval of a mean."""
+HALVES = 50
+"""Draws of half of the videos for the interval of KID and of what counts neighbours."""
+ENOUGH = 4
+"""Feature vectors for each of their numbers, from which the extrapolation of a distance holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A number, its 95 % interval, of how many videos; what true clips score; which is better."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    of: int
+    truth: float | None = None
+    better: str
+    proxy: bool = False
+
+
+def stacked(records: Sequence[Record]) -> Tensor:
+    """The frame features of many clips as (clips, frames, d)."""
+    return Features.of(records).frames
+
+
+def vectors(records: Sequence[Record]) -> Tensor:
+    """One vector a clip: its frame features averaged."""
+    return stacked(records).mean(1)
+
+
+def frechet(
+    name: str, rows: tuple[Tensor, Tensor | None, Tensor], *, proxy: bool, seed: int
+) -> list[Measure]:
+    """The Frechet distance of samples, of true clips beside it, from the reference: rows of each
+    as (videos, vectors a video, d); and followed to endless videos, where there are enough."""
+    samples, truth, reference = rows
+    target = Target(Moments.of(reference.flatten(0, 1)))
+    count, d = samples.shape[0] * samples.shape[1], samples.shape[2]
+    if count <= d:
+        warnings.warn(
+            f"{name} of {count} feature vectors of {d} numbers is too large: compare it only with "
+            "others of as many, or ask for a larger --count",
+            stacklevel=2,
+        )
+    found = bootstrap(target, samples, seed)
+    common = {"of": len(samples), "better": LOWER, "proxy": proxy}
+    true = None if truth is None else target.of(truth.flatten(0, 1))
+    spread = {"value": found.value, "low": found.low, "high": found.high}
+    measures = [Measure(name=name, truth=true, **spread, **common)]
+    if count >= ENOUGH * d and len(samples) >= 2 * SIZES:
+        endless, true = (
+            None if some is None else extrapolated(target, some, seed) for some in (samples, truth)
+        )
+        assert endless is not None
+        measures.append(Measure(name=f"{name}, endless", value=endless, truth=true, **common))
+    return measures
+
+
+def neighbours(
+    samples: Tensor, truth: Tensor | None, real: Tensor, *, proxy: bool, seed: int
+) -> list[Measure]:
+    """KID, precision, recall, density and coverage, over one vector a video."""
+    common = {"of": len(samples), "proxy": proxy}
+
+    def kid(rows: Tensor) -> float:
+        return diversity.kernel_distance(rows, real)
+
+    true = None if truth is None else kid(truth)
+    spread = by_halves(kid, samples, seed)
+    found = [Measure(name="KID", truth=true, better=LOWER, **spread, **common)]
+    fewest = min(len(samples), len(real))
+    if fewest <= diversity.NEAREST:
+        warnings.warn(
+            f"precision, recall, density and coverage need {diversity.NEAREST + 1} videos and "
+            f"reference clips or more, got {len(samples)} and {len(real)}: ask for more",
+            stacklevel=2,
+        )
+        return found
+    theirs = {} if truth is None else diversity.coverage_of(truth, real)
+    for name in ("precision", "recall", "density", "coverage"):
+
+        def share(rows: Tensor, name: str = name) -> float:
+            return diversity.coverage_of(rows, real)[name]
+
+        spread = by_halves(share, samples, seed)
+        found.append(Measure(name=name, truth=theirs.get(name), better=HIGHER, **spread, **common))
+    return found
+
+
+def by_halves(
+    statistic: Callable[[Tensor], float], rows: Tensor, seed: int
+) -> dict[str, float | None]:
+    """Value and interval of what cannot stand a video twice: halves of the videos are drawn
+    without putting back, which spread as the whole does (a delete-half jackknife)."""
+    value = statistic(rows)
+    half = len(rows) // 2
+    if half <= diversity.NEAREST:
+        return {"value": value}
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.tensor(
+        [
+            statistic(rows[torch.randperm(len(rows), generator=generator)[:half]])
+            for _ in range(HALVES)
+        ],
+        dtype=torch.float64,
+    )
+    low, high = (draws - draws.mean()).quantile(draws.new_tensor([0.025, 0.975])).tolist()
+    return {"value": value, "low": value + low, "high": value + high}
+
+
+def varieties(
+    samples: Sequence[Record], truth: Sequence[Record], prompts: int, *, proxy: bool
+) -> list[Measure]:
+    """Vendi scores: of all videos, and of those of one of so many prompts sampled in turn."""
+    common = {"better": EQUAL, "proxy": proxy}
+    found = [
+        Measure(
+            name="Vendi",
+            value=diversity.vendi(vectors(samples)),
+            truth=diversity.vendi(vectors(truth)) if truth else None,
+            of=len(samples),
+            **common,
+        )
+    ]
+    if len(samples) > prompts:
+        ours, theirs = (
+            [diversity.vendi(vectors(some[i::prompts])) for i in range(prompts) if some]
+            for some in (samples, truth)
+        )
+        found.append(mean_of("Vendi of one prompt", ours, theirs, **common))
+    return found
+
+
+def mean_of(
+    name: str, values: list[float], truth: list[float], *, better: str, proxy: bool = False
+) -> Measure:
+    """A mean over videos with a bootstrap interval."""
+    rows = torch.tensor(values, dtype=torch.float64)
+    low = high = None
+    if len(rows) > 1:
+        generator = torch.Generator().manual_seed(0)
+        draws = torch.randint(len(rows), (DRAWS, len(rows)), generator=generator)
+        low, high = rows[draws].mean(1).quantile(rows.new_tensor([0.025, 0.975])).tolist()
+    return Measure(
+        name=name,
+        value=rows.mean().item(),
+        low=low,
+        high=high,
+        of=len(rows),
+        truth=sum(truth) / len(truth) if truth else None,
+        better=better,
+        proxy=proxy,
+    )
+
+
+def share_of(name: str, right: list[bool], truth: list[bool], *, proxy: bool = False) -> Measure:
+    """A share of right answers in per cent, with its Wilson interval."""
+    low, high = wilson(sum(right), len(right))
+    return Measure(
+        name=name,
+        value=100 * sum(right) / len(right),
+        low=100 * low,
+        high=100 * high,
+        of=len(right),
+        truth=100 * sum(truth) / len(truth) if truth else None,
+        better=HIGHER,
+        proxy=proxy,
+    )
+
+
+def own_error(
+    own: Sequence[Record], samples: Sequence[Record], target: Target, *, proxy: bool, seed: int
+) -> list[Measure]:
+    """A stage on true input: its fidelity, and its distance beside that of the cascade's output,
+    of which the rest is inherited; the videos of both are drawn together."""
+    found = [
+        mean_of(name, [min(r.facts[name], 99.0) for r in own], [], better=HIGHER)
+        for name in ("psnr", "interpolated", "ssim", "vmaf")
+        if all(name in r.facts for r in own)
+    ]
+    count = min(len(own), len(samples))
+    alone, whole = (stacked(some[:count]) for some in (own, samples))
+    common = {"of": count, "better": LOWER, "proxy": proxy}
+    for name, rows in (("FID alone", alone), ("FID in the cascade", whole)):
+        e = bootstrap(target, rows, seed)
+        found.append(Measure(name=name, value=e.value, low=e.low, high=e.high, **common))
+
+    def rest(rows: Tensor) -> float:
+        first, second = rows.chunk(2, 1)
+        return target.of(second.flatten(0, 1)) - target.of(first.flatten(0, 1))
+
+    both = torch.cat([alone, whole], 1)
+    spread = by_halves(rest, both, seed)
+    return [*found, Measure(name="inherited", **spread, **common)]
+
+
+def told(records: Sequence[Record], fact: str) -> list[tuple[str, str]]:
+    """(asked for, seen) of every record that has both."""
+    return [
+        (record.facts["asked"][fact], record.facts["answers"][fact])
+        for record in records
+        if fact in record.facts.get("asked", {}) and fact in record.facts.get("answers", {})
+    ]
+
+
+def questions(records: Sequence[Record]) -> list[str]:
+    """What some prompt names and a judge tells of its video."""
+    return list(
+        dict.fromkeys(
+            fact
+            for record in records
+            for fact in record.facts.get("answers", {})
+            if fact in record.facts.get("asked", {})
+        )
+    )
+
+
+def judged(samples: Sequence[Record], truth: Sequence[Record]) -> list[Measure]:
+    """How often the judges see what was asked for."""
+
+    def right(records: Sequence[Record], fact: str) -> list[bool]:
+        return [asked == seen for asked, seen in told(records, fact)]
+
+    return [share_of(f, right(samples, f), right(truth, f)) for f in questions(samples)]
