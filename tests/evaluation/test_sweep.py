@@ -1,7 +1,6 @@
 """Which way of sampling is best: what is tried, what comes first, what is written back."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -9,12 +8,11 @@ import pytest
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade
+from imagen_video.cli import main
 from imagen_video.evaluation.report import Section
 from imagen_video.evaluation.scores import Measure
 from imagen_video.evaluation.sweep import Row, SweepSpec, draw, guidance_of, in_order, samplers
 from imagen_video.spec import GuidanceSpec
-
-COMMAND = [sys.executable, "-m", "imagen_video", "sweep"]
 
 
 def test_guidance_is_written_in_three_ways():
@@ -69,14 +67,13 @@ def test_the_best_fits_as_well_as_any_and_is_nearest(tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path):
+def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path, monkeypatch):
     folder, out, best = tmp_path / "tiny", tmp_path / "out", tmp_path / "best"
     tiny.save_pretrained(folder)
     words = [folder, "--stage", "ssr1", "--steps", "1", "3", "--count", "2", "--out", out]
     words += ["--reference-clips", "4", "--write", best, "--threads", "1"]
-    command = [*COMMAND, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.setattr(sys, "argv", ["imagen-video", "sweep", *map(str, words)])
+    main()
     rows = json.loads((out / "sweep.json").read_text())
     assert {row["sampler"]["num_steps"] for row in rows} == {1, 3}
     assert len(list((out / "records" / "reference" / "8x16x24").iterdir())) == 4
@@ -86,6 +83,6 @@ def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path):
 
     (out / "sweep.json").unlink()
     made = {p: p.stat().st_mtime_ns for p in out.rglob("*.safetensors")}
-    assert subprocess.run(command, capture_output=True).returncode == 0
+    main()
     assert {p: p.stat().st_mtime_ns for p in made} == made
     assert json.loads((out / "sweep.json").read_text()) == rows

@@ -43,11 +43,12 @@ def test_the_proxy_tells_its_name_and_its_weights(proxy):
 
 @pytest.mark.filterwarnings("ignore:.*reference samples")
 def test_more_blur_and_more_noise_are_further_away(proxy):
-    true = torch.cat([proxy(clip) for clip in clips()])
+    some = [clip[::4] for clip in clips()]
+    true = torch.cat([proxy(clip) for clip in some])
     generator = torch.Generator().manual_seed(0)
 
     def distance(spoil) -> float:
-        rows = torch.cat([proxy(spoil(clip)) for clip in clips()])
+        rows = torch.cat([proxy(spoil(clip)) for clip in some])
         return frechet_distance(Moments.of(rows), Moments.of(true))
 
     def noisy(amount: float):

@@ -20,9 +20,10 @@ from imagen_video.metrics.alignment import Aligner
 from imagen_video.metrics.features import Extractor
 from imagen_video.metrics.panel import Panel
 from imagen_video.metrics.upsampling import flicker, warping_error
-from imagen_video.shapes import Float
+from imagen_video.shapes import Float, UInt8
 from imagen_video.video import Frames
 
+Start = UInt8[Tensor, "start_f c h w"]
 SPACED = 16
 """Frames, evenly spaced over a clip, that features are taken from."""
 RUN = 17
@@ -115,7 +116,7 @@ class Tools:
     words: Callable[[Frames], str] | None = None
     rotation: Callable[[Frames, Mapping[str, Any]], str | None] | None = None
 
-    def record(self, video: Frames, start: Frames | None = None, **facts: Any) -> Record:
+    def record(self, video: Frames, start: Start | None = None, **facts: Any) -> Record:
         """Of a video; `start` are its first frames, at its own rate, where it is a selection."""
         spaced = evenly(video)
         first = video[:RUN] if start is None else start
@@ -147,7 +148,7 @@ class Tools:
         )
 
 
-def evenly(video: Frames) -> Frames:
+def evenly(video: Frames) -> UInt8[Tensor, "n c h w"]:
     """At most SPACED frames, evenly spaced."""
     if len(video) < 3:
         raise ValueError(f"a video of {len(video)} frames cannot be evaluated: give 3 or more")

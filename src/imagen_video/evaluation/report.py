@@ -91,17 +91,18 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     def of_clips(records: Sequence[Record]) -> Tensor:
         return Features.of(records).clips[:, None]
 
-    rows = (stacked(samples), stacked(truth) if truth else None, reference.frames)
-    section.measures += frechet("FID", rows, proxy=frames, seed=seed)
-    rows = (of_clips(samples), of_clips(truth) if truth else None, reference.clips[:, None])
-    section.measures += frechet("FVD", rows, proxy=clips, seed=seed)
+    target = Target(Moments.of(reference.frames.flatten(0, 1)))
+    rows = (stacked(samples), stacked(truth) if truth else None)
+    section.measures += frechet("FID", rows, target, proxy=frames, seed=seed)
+    rows = (of_clips(samples), of_clips(truth) if truth else None)
+    whole = Target(Moments.of(reference.clips))
+    section.measures += frechet("FVD", rows, whole, proxy=clips, seed=seed)
     real, true = reference.frames.mean(1), vectors(truth) if truth else None
     section.measures += neighbours(vectors(samples), true, real, proxy=frames, seed=seed)
     section.measures += varieties(samples, truth, len(evaluation.prompts), proxy=frames)
     for name, proxy in (("warping", False), ("flicker", frames)):
         values, others = ([r.facts[name] for r in some] for some in (samples, truth))
         section.measures.append(mean_of(name, values, others, better=EQUAL, proxy=proxy))
-    target = Target(Moments.of(reference.frames.flatten(0, 1)))
     section.by_position = [target.of(rows) for rows in stacked(samples).unbind(1)]
     own = evaluation.records("own", column.name, counts.own)
     if own:

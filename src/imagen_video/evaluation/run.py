@@ -29,10 +29,12 @@ from imagen_video.metrics.features import digest_of
 from imagen_video.metrics.measures import blend, psnr
 from imagen_video.metrics.upsampling import fidelity
 from imagen_video.sampling import SampleSpec, save_video
+from imagen_video.shapes import UInt8
 from imagen_video.spec import StageSpec
 from imagen_video.video import Frames, VideoFormat, resize, to_float, to_uint8
 
 SETTINGS = "settings.json"
+Small = UInt8[torch.Tensor, "low_f c low_h low_w"]
 SHOWN = 192
 """Height of the videos that the report shows."""
 
@@ -240,12 +242,12 @@ def size_of(format: VideoFormat) -> str:
     return f"{format.frames}x{format.height}x{format.width}"
 
 
-def made_small(video: Frames, spec: StageSpec) -> Frames:
+def made_small(video: Frames, spec: StageSpec) -> Small:
     """What a stage starts from, of the video that it is to make."""
     return to_uint8(low_from_truth(to_float(video)[None], spec))[0]
 
 
-def interpolated(low: Frames, spec: StageSpec) -> Frames:
+def interpolated(low: Small, spec: StageSpec) -> Frames:
     """Upsampling without a model: known frames blended in time, bicubic in space."""
     video = blend(low, spec.time_factor)
     if spec.space_factor == 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imagen_video.evaluation.records import Features, Record
 from imagen_video.metrics import diversity
-from imagen_video.metrics.frechet import SIZES, Moments, Target, bootstrap, extrapolated
+from imagen_video.metrics.frechet import SIZES, Target, bootstrap, extrapolated
 from imagen_video.metrics.measures import wilson
 
 LOWER, HIGHER, EQUAL = "lower", "higher", "as true clips"
@@ -47,12 +47,11 @@ def vectors(records: Sequence[Record]) -> Tensor:
 
 
 def frechet(
-    name: str, rows: tuple[Tensor, Tensor | None, Tensor], *, proxy: bool, seed: int
+    name: str, rows: tuple[Tensor, Tensor | None], target: Target, *, proxy: bool, seed: int
 ) -> list[Measure]:
-    """The Frechet distance of samples, of true clips beside it, from the reference: rows of each
-    as (videos, vectors a video, d); and followed to endless videos, where there are enough."""
-    samples, truth, reference = rows
-    target = Target(Moments.of(reference.flatten(0, 1)))
+    """The Frechet distance of samples, and of true clips beside it, both as (videos, vectors a
+    video, d); and followed to endless videos, where there are enough."""
+    samples, truth = rows
     count, d = samples.shape[0] * samples.shape[1], samples.shape[2]
     if count <= d:
         warnings.warn(
