@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from imagen_video.cli import main
+from imagen_video.cli.evaluate import Evaluate, run_evaluate
 from imagen_video.sampling import save_video
 
 COMMAND = [sys.executable, "-m", "imagen_video", "evaluate"]
@@ -67,9 +68,9 @@ def told(out: Path) -> dict:
 def whole(folder, tmp_path_factory) -> Path:
     """Three stages, undisturbed."""
     out = tmp_path_factory.mktemp("whole")
-    done = run(folder, *SMALL, "--out", out)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "FID (proxy)" in done.stdout
+    run_evaluate(
+        Evaluate(str(folder), out=out, until="tsr1", count=2, reference_clips=4, threads=1)
+    )
     return out
 
 
@@ -96,6 +97,7 @@ def test_every_stage_is_measured_with_its_settings(whole):
     assert any("--count" in note for note in report["notes"])
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(folder, whole, tmp_path):
     first = subprocess.Popen(
         [*COMMAND, str(folder), *SMALL, "--out", str(tmp_path)], stderr=subprocess.DEVNULL
@@ -108,11 +110,13 @@ def test_a_killed_evaluation_goes_on(folder, whole, tmp_path):
     made = {p: p.stat().st_mtime_ns for p in tmp_path.glob("records/**/*.safetensors")}
     done = run(folder, *SMALL, "--out", tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "FID (proxy)" in done.stdout
     again = {p for p in made if p.stat().st_mtime_ns != made[p]}
     assert len(again) <= 2  # no more than the video that was being made
     assert told(tmp_path) == told(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_does(folder, whole, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     start = [*torchrun, "--nproc-per-node=2", "-m", "imagen_video", "evaluate"]
@@ -121,6 +125,7 @@ def test_two_processes_find_what_one_does(folder, whole, tmp_path):
     assert told(tmp_path) == told(whole)
 
 
+@pytest.mark.slow
 def test_references_are_kept_for_other_evaluations(inside, folder, whole, tmp_path):
     kept = whole / "reference.safetensors"
     done = inside(folder, *SMALL, "--out", tmp_path, "--reference", kept)

@@ -67,6 +67,7 @@ def test_the_best_fits_as_well_as_any_and_is_nearest(tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path, monkeypatch):
     folder, out, best = tmp_path / "tiny", tmp_path / "out", tmp_path / "best"
     tiny.save_pretrained(folder)
