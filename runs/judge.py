@@ -136,11 +136,9 @@ def held_out(count: int, family: str) -> list[Scene]:
 
 
 def examined(judge: Judge | Matcher, count: int) -> Iterator[Accuracy]:
-    """How often a judge is right on clips that it has not seen, at every size it can look at."""
+    """How often a judge is right on clips that it has not seen, at every size."""
     flat, solid = held_out(count, "flat"), held_out(count // 2, "solid")
     for height, width in SIZES:
-        if judge.spec.view.height > height:
-            continue
         format, size = VideoFormat(WHOLE, height, width, FPS), f"{height}x{width}"
         if isinstance(judge, Matcher):
             yield Accuracy("match", size, *retrieved(judge, flat, format))

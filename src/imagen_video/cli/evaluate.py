@@ -8,15 +8,9 @@ from tyro.conf import Positional
 
 
 @dataclass
-class Evaluate:
-    """Measure a cascade stage by stage, or a folder of videos, into report.json and report.html.
+class Asked:
+    """What evaluating and sweeping have in common."""
 
-    Ended early, the same command goes on; under torchrun its processes share the work.
-    """
-
-    model: Positional[str] = "mini"
-    """mini, a folder of save_pretrained, or a folder of .mp4 (prompts in .json or .txt beside)."""
-    out: Path = Path("out/evaluation")
     prompts: str = "stickers"
     """stickers, a file of a prompt a line, or .jsonl of {"prompt": ..., "concept": ...}."""
     count: int | None = None
@@ -27,13 +21,6 @@ class Evaluate:
     """stickers; folders, manifests or tars of real videos; or the reference.safetensors that an
     earlier evaluation wrote."""
     reference_clips: int = 128
-    own: int | None = None
-    """Clips that each upsampling stage makes from true low-resolution video; default as many as
-    samples, 0 for none."""
-    until: str | None = None
-    """The last stage to run; default the last there is."""
-    steps: int | None = None
-    guidance: float | None = None
     seed: int = 0
     frame_features: str = "proxy"
     """proxy (an ImageNet EfficientNet-lite), or InceptionV3 as TorchScript, a path or URL."""
@@ -43,6 +30,25 @@ class Evaluate:
     """proxy (of the sticker world), or a folder or hub name of a CLIP or SigLIP."""
     device: str = "cpu"
     threads: int | None = None
+
+
+@dataclass
+class Evaluate(Asked):
+    """Measure a cascade stage by stage, or a folder of videos, into report.json and report.html.
+
+    Ended early, the same command goes on; under torchrun its processes share the work.
+    """
+
+    model: Positional[str] = "mini"
+    """mini, a folder of save_pretrained, or a folder of .mp4 (prompts in .json or .txt beside)."""
+    out: Path = Path("out/evaluation")
+    own: int | None = None
+    """Clips that each upsampling stage makes from true low-resolution video; default as many as
+    samples, 0 for none."""
+    until: str | None = None
+    """The last stage to run; default the last there is."""
+    steps: int | None = None
+    guidance: float | None = None
 
 
 def run_evaluate(options: Evaluate) -> None:
@@ -61,7 +67,7 @@ def run_evaluate(options: Evaluate) -> None:
 
 
 @dataclass
-class Sweep:
+class Sweep(Asked):
     """Sample one stage in many ways and say which is best: sweep.json, curve.png and a table.
 
     A base starts from noise, an upsampling stage from true low-resolution video. Every combination
@@ -80,17 +86,6 @@ class Sweep:
     out: Path = Path("out/sweep")
     write: Path | None = None
     """Save the cascade with the best setting into this folder."""
-    prompts: str = "stickers"
-    count: int | None = None
-    seeds: int = 1
-    reference: tuple[str, ...] = ("stickers",)
-    reference_clips: int = 128
-    seed: int = 0
-    frame_features: str = "proxy"
-    clip_features: str = "proxy"
-    clip: str = "proxy"
-    device: str = "cpu"
-    threads: int | None = None
 
 
 def run_sweep(options: Sweep) -> None:

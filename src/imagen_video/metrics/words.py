@@ -14,7 +14,7 @@ def reader() -> Callable[[Frames], str] | None:
     """Reads the last frame of a video: its words in capitals, "" for none. None without RapidOCR.
     The first call takes a second."""
     try:
-        from rapidocr_onnxruntime import RapidOCR
+        from rapidocr_onnxruntime import RapidOCR  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     engine = RapidOCR()
