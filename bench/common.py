@@ -26,7 +26,10 @@ def machine() -> str:
         names = [x.split(":")[1].strip() for x in text.splitlines() if x.startswith("model name")]
         name = names[0] if names else name
         matrix_unit = " with AMX" if " amx_bf16" in text else ""
-    return f"{name}{matrix_unit}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
+    threads = f"{torch.get_num_threads()} threads"
+    if torch.get_default_device().type == "cuda":
+        name, matrix_unit, threads = torch.cuda.get_device_name(), "", f"CUDA {torch.version.cuda}"
+    return f"{name}{matrix_unit}, {threads}, PyTorch {torch.__version__}"
 
 
 def seconds(function: Callable[[], Any], *, repeats: int = 5, warmup: int = 1) -> float:
@@ -37,19 +40,23 @@ def seconds(function: Callable[[], Any], *, repeats: int = 5, warmup: int = 1) -
 
 
 def stopwatch(function: Callable[[], Any]) -> float:
+    """Seconds that a call takes, with what it has the default device do."""
     start = time.perf_counter()
     function()
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
 def ceilings(dtype: torch.dtype) -> dict[str, float]:
     """FLOP/s of matrix products and channels-last 3x3 convolutions, by name; forward only."""
-    rates = {}
+    rates, large = {}, torch.get_default_device().type == "cuda"
     with torch.inference_mode():
-        for side in SIDES:
+        for side in (8192,) if large else SIDES:
             a = torch.randn(side, side, dtype=dtype)
             rates[f"matmul {side}"] = 2 * side**3 / seconds(lambda a=a: a @ a)
         for images, channels, height, width in CONVOLUTIONS:
+            images = 64 * images if large else images
             x = _channels_last(torch.randn(images, channels, height, width, dtype=dtype))
             w = _channels_last(torch.randn(channels, channels, 3, 3, dtype=dtype))
             flops = 2 * 9 * channels**2 * images * height * width

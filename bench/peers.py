@@ -1,7 +1,7 @@
 """Our video U-Net against imagen-pytorch's and diffusers': forward and training step, one run.
 
     sh install.sh test && pip install --no-deps "imagen-pytorch==2.1.*" "diffusers==0.40.*"
-    python bench/peers.py [--clips N] [--rounds N] [--json FILE]
+    python bench/peers.py [--clips N] [--rounds N] [--device cuda] [--json FILE]
 
 Every network sees the same 16x24x40 clips and 32 text tokens. A training step is forward, backward
 and a fused AdamW step. The networks take turns in every round, so that drift of the machine hits
@@ -153,7 +153,8 @@ def measures(network: Network, clips: int, precision: str) -> dict[str, Callable
     """What is timed: a forward pass without gradients and a whole training step."""
     optimizer = torch.optim.AdamW(network.module.parameters(), lr=1e-6, fused=True)
     inputs = batch(clips)
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    kind = torch.get_default_device().type
+    autocast = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
 
     def forward() -> None:
         with torch.no_grad(), autocast:
@@ -199,7 +200,7 @@ def render(rows: list[Row]) -> str:
         for row in (r for r in rows if r.precision == precision):
             cells = [row.network, f"{row.parameters / 1e6:.1f}M"]
             cells += [f"{x / 1e9:.0f}" for x in (row.forward_flops, row.step_flops)]
-            cells += [f"{x:.3f}" for x in (row.forward_seconds, row.step_seconds)]
+            cells += [f"{x:.4f}" for x in (row.forward_seconds, row.step_seconds)]
             cells += [f"{_rate(row, kind) / 1e12:.2f}" for kind in ("forward", "step")]
             imagen, other = peer[IMAGEN, precision], peer[DIFFUSERS, precision]
             cells += [f"{imagen.forward_seconds / row.forward_seconds:.1f}x"]
@@ -219,8 +220,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clips", type=int, default=4, help="clips a batch")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     wanted = parser.parse_args()
+    torch.set_default_device(wanted.device)
     torch.manual_seed(0)
     ceiling = {"fp32": ceilings(torch.float32), "bf16": ceilings(torch.bfloat16)}
     found = networks()

@@ -79,11 +79,12 @@ def note_samples() -> None:
 
     train_on = Trainer.train_on
 
-    def noting(self: Trainer, batch, watch):
+    def noting(self: Trainer, parts, watch):
+        (batch,) = (part.batch for part in parts)
         rows = batch.video.numpy().tobytes() + repr(batch.captions).encode()
         with open(self.out / f"samples{self.ranks.rank}.jsonl", "a") as file:
             file.write(json.dumps([self.step, hashlib.sha256(rows).hexdigest()]) + "\n")
-        return train_on(self, batch, watch)
+        return train_on(self, parts, watch)
 
     Trainer.train_on = noting
 

@@ -2,7 +2,7 @@
 what `imagen-video plan` foretells.
 
     python bench/training_step.py [--models mini wide large] [--rows N] [--accumulate N]
-        [--recompute] [--device cuda]
+        [--recompute] [--compiled] [--device cuda]
     torchrun --nproc-per-node 2 bench/training_step.py --shards 2
 
 Runs the trainer's own step, AdamW and average included, on random pixels and embeddings. Memory is
@@ -12,6 +12,7 @@ record of one step, on top of what is kept between steps.
 
 import argparse
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,13 +104,13 @@ def peak_on_cpu(step) -> int:
 def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path) -> Row:
     rows = wanted.rows or spec.train.clips + spec.train.image_packs
     recompute, device = wanted.recompute, ranks.device.type
-    run = RunSpec(recompute=recompute, accumulate=wanted.accumulate)
+    run = RunSpec(recompute=recompute, accumulate=wanted.accumulate, compiled=wanted.compiled)
     trainer = trainer_of(spec, run, out, ranks)
-    batch = batch_of(spec, rows * run.accumulate)
+    parts = trainer.made_ready(batch_of(spec, rows * run.accumulate))
     watch = Watch(trainer.ranks, flops_per_row=1, peak_flops=1.0)
 
     def step() -> None:
-        trainer.train_on(batch, watch)
+        trainer.train_on(parts, watch)
         if device != "cpu":
             torch.cuda.synchronize()
 
@@ -121,7 +122,9 @@ def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path
         torch.cuda.reset_peak_memory_stats()
         step()
         peak = torch.cuda.max_memory_allocated()
-    with FlopCounterMode(display=False) as counter:
+    # The counter does not look into what is compiled.
+    plain = torch.compiler.set_stance("force_eager") if run.compiled else nullcontext()
+    with plain, FlopCounterMode(display=False) as counter:
         step()
     needs, all_rows = Needs(spec, TOKENS), rows * run.accumulate
     return Row(
@@ -175,6 +178,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="at a time (default: the stage's own)")
     parser.add_argument("--accumulate", type=int, default=1, help="so many times --rows a step")
     parser.add_argument("--recompute", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     wanted = parser.parse_args()

@@ -39,14 +39,14 @@ presets.find = lambda name: cascade
 if stop:  # a run that ends early, as one that is killed does
     step = job.Trainer.train_on
 
-    def stopping(trainer, batch, watch):
+    def stopping(trainer, parts, watch):
         if trainer.step == stop - 1:
             trainer.save()
         elif trainer.step == stop:
             trainer.saver.finish()
             trainer.ranks.wait()
             sys.exit(0)
-        return step(trainer, batch, watch)
+        return step(trainer, parts, watch)
 
     job.Trainer.train_on = stopping
 sys.argv = ["imagen-video", "train", "--out", str(out), "--stage", "base", "--steps", str(steps),

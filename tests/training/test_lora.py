@@ -108,11 +108,11 @@ def test_a_run_that_goes_on_ends_as_an_undisturbed_one(base, tuned, tmp_path, mo
 
     step = Trainer.train_on
 
-    def stopping(trainer, batch, watch):
+    def stopping(trainer, parts, watch):
         if trainer.step == 3:
             trainer.saver.finish()
             raise Stopped
-        return step(trainer, batch, watch)
+        return step(trainer, parts, watch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_on", stopping)

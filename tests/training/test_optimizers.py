@@ -37,11 +37,11 @@ def test_other_optimizers_learn_and_go_on_where_they_stopped(tiny, tmp_path, nam
     first = trainer(tmp_path / "parts", save_minutes=1e-6)
     real, four = first.train_on, iter(range(4))
 
-    def stopping(batch, watch):
+    def stopping(parts, watch):
         if next(four, None) is None:
             first.saver.finish()
             raise KeyboardInterrupt
-        return real(batch, watch)
+        return real(parts, watch)
 
     first.train_on = stopping
     with pytest.raises(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -90,33 +91,39 @@ class _TransformersEncoder:
             model.eval().requires_grad_(False),
             length,
         )
+        # A tokenizer is not safe in two threads, and training embeds beside its steps.
+        self._alone = threading.Lock()
         self._cut = 0
         self.dim: int = model.config.hidden_size
         self.name = f"{kind}-{_fingerprint(tokenizer, model)}-{length}"
 
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
         """Embed prompts; warn of the first TOLD longer than `length`, naming what is not read."""
-        ids = self.tokenizer(
-            list(checked(prompts)), truncation=True, max_length=self.length
-        ).input_ids
-        for prompt, row in zip(prompts, ids, strict=True):
-            if len(row) == self.length:
-                self._warn_if_cut(prompt)
-        rows: list[Tensor] = [torch.empty(0)] * len(ids)
-        for batch in _batches([len(row) for row in ids]):
-            for i, states in zip(batch, self._states([ids[i] for i in batch]), strict=True):
-                rows[i] = states[: len(ids[i])]
-        return TextEmbedding.pad(rows, self.length)
+        with self._alone:
+            ids = self.tokenizer(
+                list(checked(prompts)), truncation=True, max_length=self.length
+            ).input_ids
+            for prompt, row in zip(prompts, ids, strict=True):
+                if len(row) == self.length:
+                    self._warn_if_cut(prompt)
+            return self._embedded(ids)
 
-    @torch.inference_mode()
-    def _states(self, ids: list[list[int]]) -> Float[Tensor, "b n d"]:
-        longest = max(map(len, ids))
-        # Token 0 stands in the padding: what is masked away need not be any tokenizer's padding.
-        padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
-        device = self.model.device
-        output = self.model(input_ids=padded.to(device), attention_mask=mask.to(device))
-        return output.last_hidden_state
+    def _embedded(self, ids: list[list[int]]) -> TextEmbedding:
+        counts, device = torch.tensor([len(row) for row in ids]), self.model.device
+        mask = (torch.arange(self.length) < counts[:, None]).to(device)
+        size = (*mask.shape, self.dim)
+        tokens = torch.zeros(size, dtype=self.model.dtype, device=device)
+        for batch in _batches(counts.tolist()):
+            longest = int(counts[batch].max())
+            seen = mask[batch, :longest]
+            # Token 0 stands in the padding: what is masked away need be no tokenizer's padding.
+            padded = [ids[i] + [0] * (longest - len(ids[i])) for i in batch]
+            with torch.no_grad():
+                states = self.model(
+                    input_ids=torch.tensor(padded, device=device), attention_mask=seen.long()
+                ).last_hidden_state
+            tokens[batch, :longest] = states * seen[:, :, None]
+        return TextEmbedding(tokens, mask)
 
     def _warn_if_cut(self, prompt: str) -> None:
         ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids

@@ -26,13 +26,24 @@ def prepare(
     """
     if recompute:
         recompute_blocks(unet)
-    for block in blocks_of(unet) if compiled else ():
-        block.compile()
+    if compiled:
+        compile_blocks(unet)
     if ranks.mesh is None:
         unet.to(ranks.device)
     else:
         spread(unet, ranks, parts=blocks_of(unet), bf16=bf16)
     unet.train()
+
+
+def compile_blocks(unet: VideoUNet) -> None:
+    """Compile every block by itself, in place; blocks alike share what is compiled."""
+    blocks = blocks_of(unet)
+    # Past its limit torch silently runs what it has not compiled; each block may need its own.
+    torch._dynamo.config.recompile_limit = max(
+        torch._dynamo.config.recompile_limit, len(blocks) + 8
+    )
+    for block in blocks:
+        block.compile()
 
 
 def blocks_of(unet: VideoUNet) -> list[nn.Module]:

@@ -78,7 +78,9 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
     spec, lora = with_steps(cascade.stage(job.stage), job.steps), job.adapters
     # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
     if run.captions is None:
-        encoder = load_keeping(cascade.text, dtype=torch.bfloat16)
+        # A T5 may be larger than what is trained: it leaves a GPU to it, and keeps its answers.
+        place = "cpu" if cascade.text.encoder == "t5" else str(ranks.device)
+        encoder = load_keeping(cascade.text, dtype=torch.bfloat16, device=place)
     else:
         encoder = EmbeddingTable.load(run.captions)
         if encoder.dim != cascade.text.dim:

@@ -2,8 +2,8 @@
 `TrainSpec`)."""
 
 import math
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from imagen_video.spec_json import to_json
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.encoder import TextEncoder
 from imagen_video.training import checkpoint
+from imagen_video.training.ahead import Ready, ahead, make_ready
 from imagen_video.training.dry import training_flops
 from imagen_video.training.ema import EMA
 from imagen_video.training.engine import make_optimizer, prepare, set_rate
@@ -28,7 +29,6 @@ from imagen_video.training.lora import ADAPTER, Lora
 from imagen_video.training.resume import refuse_other
 from imagen_video.training.run import Every, RunSpec, check_shares, noting_interrupt, rate_at
 from imagen_video.training.watch import Log, Watch
-from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import to_float
 from imagen_video.weights import save_stage
 
@@ -108,9 +108,15 @@ class Trainer:
         progress = tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not first)
         watch, due = self._watch(), False
         loader = batches(self.data.mix, start=self.step, workers=run.workers)
-        with noting_interrupt() as interrupted, telling_lost(), closing(loader):
-            for batch in watch.waiting(loader):
-                rate, norm = self.train_on(batch, watch)
+        coming = ahead(loader, self.made_ready, self.ranks.device)
+        with (
+            noting_interrupt() as interrupted,
+            telling_lost(),
+            closing(loader),
+            closing(coming),
+        ):
+            for parts in watch.waiting(coming):
+                rate, norm = self.train_on(parts, watch)
                 progress.update()
                 if self.step % run.log_every == 0:
                     self._note(watch, rate, norm, progress)
@@ -144,16 +150,21 @@ class Trainer:
         peak = matrix_rate(repeats=2, device=self.ranks.device)
         return Watch(self.ranks, flops_per_row=flops, peak_flops=peak)
 
-    def train_on(self, batch: Batch, watch: Watch) -> tuple[float, float]:
+    def made_ready(self, batch: Batch) -> list[Ready]:
+        """A batch in the parts that it is computed in, on the device."""
+        parts = batch.parts(self.run_spec.accumulate)
+        return [make_ready(part, self.data.encoder, self.ranks.device) for part in parts]
+
+    def train_on(self, parts: Sequence[Ready], watch: Watch) -> tuple[float, float]:
         """One optimizer step; returns the learning rate and the norm of the gradient."""
         run, unet = self.run_spec, self.stage.unet
-        rate = self.train.learning_rate * rate_at(self.step, self.train)
+        rate = self.train.learning_rate * self.schedule()
         set_rate(self.optimizer, rate)
-        for i, part in enumerate(batch.parts(run.accumulate), start=1):
+        for i, part in enumerate(parts, start=1):
             synchronise(unet, self.ranks, last=i == run.accumulate)
             loss = self._loss(part)
             (loss.value / run.accumulate).backward()
-            watch.saw(loss, part)
+            watch.saw(loss, part.batch)
         norm = gathered(torch.nn.utils.clip_grad_norm_(unet.parameters(), self.train.grad_clip))
         verdict = self.guard.judge(norm.item())
         if verdict is Verdict.GOOD:
@@ -165,21 +176,23 @@ class Trainer:
         self.step += 1
         return rate, norm.item()
 
-    def _loss(self, batch: Batch, objective: Objective | None = None, step: int = -1) -> Loss:
+    def schedule(self) -> float:
+        """The share of the learning rate that the coming step takes."""
+        return rate_at(self.step, self.train)
+
+    def _loss(self, part: Ready, objective: Objective | None = None, step: int = -1) -> Loss:
         device = self.ranks.device
         # Noise, dropout and levels are functions of (seed, step): nothing to save, exact resume.
         draws = Draws(
-            batch.total,
-            batch.rows,
+            part.batch.total,
+            part.batch.rows,
             seed=self.run_spec.seed,
             step=self.step if objective is None else step,
             device=device,
         )
-        cond = self._conditioning(batch)
-        video = to_float(batch.video.to(device))
         half = self.run_spec.precision == "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return self.stage.loss(video, cond, draws, objective=objective)
+            return self.stage.loss(to_float(part.video), part.cond, draws, objective=objective)
 
     def _roll_back(self) -> None:
         """Weights, averages and optimizer of the last checkpoint; the data goes on from here."""
@@ -196,19 +209,6 @@ class Trainer:
             self.log.write({"step": self.step, "rolled_back_to": found.name})
             tqdm.write(f"step {self.step}: the gradient exploded; back to the weights of {found}")
 
-    def _conditioning(self, batch: Batch) -> Conditioning:
-        unique = sorted({caption for captions in batch.captions for caption in captions})
-        embedding = self.data.encoder(unique)
-        row = {caption: i for i, caption in enumerate(unique)}
-        index = torch.tensor([[row[c] for c in captions] for captions in batch.captions])
-        device = self.ranks.device
-        return Conditioning(
-            embedding.tokens.float()[index].to(device),
-            embedding.mask[index].to(device),
-            batch.is_video.to(device),
-            frame_index=batch.frame_index.to(device),
-        )
-
     def _note(self, watch: Watch, rate: float, norm: float, progress: tqdm) -> None:
         facts = {"step": self.step, "lr": rate, "grad_norm": float(f"{norm:.6g}")}
         facts |= watch.facts()
@@ -222,20 +222,25 @@ class Trainer:
         if self.data.validation is None:
             return None
         losses: list[torch.Tensor] = []
-        with torch.no_grad(), self.ema.in_place_of(self.stage.unet):
+        with torch.no_grad(), self.ema.in_place_of(self.stage.unet), self._uncompiled():
             for step in range(len(self.data.validation)):
-                batch = self.data.validation[step]
+                parts = self.made_ready(self.data.validation[step])
                 for i, time_ in enumerate(VALIDATION_TIMES):
                     at = replace(
                         self.stage.objective(),
                         times=lambda b, g, t=time_: torch.full((b,), t, device=g.device),
                     )
                     where = step * len(VALIDATION_TIMES) + i
-                    for part in batch.parts(self.run_spec.accumulate):
+                    for part in parts:
                         losses.append(self._loss(part, at, where).per_clip)
         values = torch.cat(losses)
         total, count = self.ranks.total(torch.stack([values.sum(), values.new_tensor(len(values))]))
         return float(total / count)
+
+    def _uncompiled(self) -> AbstractContextManager:
+        """A few batches without gradients are not worth compiling for."""
+        compiled = self.run_spec.compiled
+        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def _facts(self, step: int) -> dict:
         """What this run is, and where its data stands before a step."""

@@ -1,0 +1,143 @@
+"""The stages of mini trained on one GPU, each for some minutes.
+
+    python runs/mini_on_gpu.py out/gpu --stages base --minutes 20 --init-from src/imagen_video/mini
+    python runs/mini_on_gpu.py out/gpu --stages ssr1 ssr2 ssr3 tsr1 tsr2 tsr3 --minutes 2 \
+        --init-from src/imagen_video/mini
+    imagen-video export out/gpu --out out/mini
+
+Batches fill the card, and the learning rate follows the clock instead of the step: it goes down
+over the last COOLDOWN of the time. Drawing stickers is slower than training on them, so every batch
+is shown ECHOES times, with other noise. Expected of the base on an H100: docs/results.md.
+"""
+
+import argparse
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from imagen_video import presets
+from imagen_video.data.mix import Batch, Mix
+from imagen_video.data.stickers.source import StickerSource
+from imagen_video.distributed import Ranks
+from imagen_video.spec import StageSpec, TextSpec
+from imagen_video.stage import Stage
+from imagen_video.text.encoder import TextEmbedding, load_encoder
+from imagen_video.training.engine import initialise_from
+from imagen_video.training.run import RunSpec
+from imagen_video.training.sheets import SheetDrawer, what_to_show
+from imagen_video.training.trainer import Data, Trainer
+
+ECHOES = 3
+COOLDOWN = 0.4
+WARMUP = 150
+# Videos and packs of images a batch, and the learning rate.
+BATCHES = {
+    "base": (72, 56, 1e-3),
+    "tsr1": (48, 16, 8e-4),
+    "ssr1": (48, 24, 8e-4),
+    "ssr2": (32, 16, 8e-4),
+    "tsr2": (96, 0, 8e-4),
+    "tsr3": (96, 0, 8e-4),
+    "ssr3": (64, 32, 8e-4),
+}
+
+
+class Echo(Mix):
+    """Every batch ECHOES times. Worker w of `workers` makes steps w, w + workers, ...: its
+    neighbours there are the same batch."""
+
+    workers = 1
+
+    def __getitem__(self, step: int) -> Batch:
+        turn, worker = divmod(step, self.workers)
+        wanted = (turn // ECHOES) * self.workers + worker
+        kept = getattr(self, "_kept", None)
+        if kept is None or kept[0] != wanted:
+            kept = self._kept = (wanted, super().__getitem__(wanted))
+        return kept[1]
+
+
+class Remembering:
+    """An encoder that remembers the last lists of prompts: echoes ask for them again."""
+
+    def __init__(self, text: TextSpec, device: str, size: int):
+        self.inner, self.size = load_encoder(text, dtype=torch.bfloat16, device=device), size
+        self.name, self.dim, self.length = self.inner.name, self.inner.dim, self.inner.length
+        self.held: OrderedDict[tuple[str, ...], TextEmbedding] = OrderedDict()
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        key = tuple(prompts)
+        if key not in self.held:
+            self.held[key] = self.inner(prompts)
+            while len(self.held) > self.size:
+                self.held.popitem(last=False)
+        return self.held[key]
+
+
+class Timed(Trainer):
+    """Trains for some minutes, counted from the first step: what is compiled before does not."""
+
+    minutes, started = 1.0, 0.0
+
+    def schedule(self) -> float:
+        now = time.monotonic()
+        self.started = self.started or now
+        left = 1 - (now - self.started) / (60 * self.minutes)
+        return max(0.0, min(1.0, (self.step + 1) / WARMUP, left / COOLDOWN))
+
+
+def stage_spec(name: str) -> StageSpec:
+    """mini's stage with the batch and the rate of a GPU; the clock ends it before its steps do."""
+    spec = presets.mini().stage(name)
+    clips, packs, rate = BATCHES[name]
+    train = replace(
+        spec.train, clips=clips, image_packs=packs, learning_rate=rate, steps=1_000_000, ema=0.998
+    )
+    return replace(spec, train=train)
+
+
+def train(name: str, wanted: argparse.Namespace) -> None:
+    spec, text, out = stage_spec(name), presets.mini().text, wanted.out / name
+    torch.manual_seed(wanted.seed)
+    stage = Stage(spec)
+    if wanted.init_from is not None:
+        initialise_from(stage, wanted.init_from / name)
+    Echo.workers = wanted.workers
+    mix = Echo(StickerSource(wanted.seed), spec, seed=wanted.seed, steps=spec.train.steps)
+    encoder = Remembering(text, wanted.device, size=2 * wanted.workers)
+    run = RunSpec(
+        seed=wanted.seed,
+        minutes=wanted.minutes,
+        save_minutes=1e6,
+        sheet_minutes=1e6,
+        workers=wanted.workers,
+        compiled=wanted.compiled,
+    )
+    ranks = Ranks(device=torch.device(wanted.device))
+    trainer = Timed(stage, Data(mix, encoder), out, run, ranks=ranks)
+    trainer.minutes = wanted.minutes
+    shown = what_to_show(spec, StickerSource(0, part="test"), stickers=True)
+    trainer.run(SheetDrawer(spec, encoder, out / "sheets", shown, step=lambda: trainer.step))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--stages", nargs="+", choices=BATCHES, default=list(BATCHES))
+    parser.add_argument("--minutes", type=float, default=2.0, help="a stage")
+    parser.add_argument("--init-from", type=Path, help="a cascade whose weights are the start")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=14)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--compiled", action="store_true")
+    wanted = parser.parse_args()
+    for name in wanted.stages:
+        train(name, wanted)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Batches made ready for the device: captions embedded, pixels copied; beside the step before
+where a GPU computes it."""
+
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from imagen_video.data.mix import Batch
+from imagen_video.shapes import UInt8
+from imagen_video.text.encoder import TextEncoder
+from imagen_video.unet.inputs import Conditioning
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A batch, or a part of one, with its pixels on the device and what the network is told."""
+
+    batch: Batch
+    video: UInt8[Tensor, "b f c h w"]
+    cond: Conditioning
+
+
+def make_ready(batch: Batch, encoder: TextEncoder, device: torch.device) -> Ready:
+    """Embed every different caption once, and spread them over clips and frames on the device."""
+    unique = sorted({caption for captions in batch.captions for caption in captions})
+    embedding = encoder(unique).to(device)
+    row = {caption: i for i, caption in enumerate(unique)}
+    index = torch.tensor([[row[c] for c in captions] for captions in batch.captions], device=device)
+    cond = Conditioning(
+        embedding.tokens.float()[index],
+        embedding.mask[index],
+        batch.is_video.to(device),
+        frame_index=batch.frame_index.to(device),
+    )
+    return Ready(batch, batch.video.to(device), cond)
+
+
+def ahead(
+    loader: Iterator[Batch], prepare: Callable[[Batch], T], device: torch.device
+) -> Generator[T]:
+    """Every batch prepared; to be closed before the loader.
+
+    On a GPU a thread prepares the next one on a stream of its own while the step runs. A CPU has
+    no core to spare for that: two programs on its cores would stop each other.
+    """
+    if device.type != "cuda":
+        yield from map(prepare, loader)
+        return
+    stream = torch.cuda.Stream(device)
+
+    def upcoming() -> T | None:
+        batch = next(loader, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(stream):
+            made = prepare(batch)
+        # What a step reads is whole before it, and let go of after the step waited for its norm.
+        stream.synchronize()
+        return made
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(upcoming)
+        while (made := coming.result()) is not None:
+            coming = pool.submit(upcoming)
+            yield made
