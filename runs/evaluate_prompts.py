@@ -43,7 +43,7 @@ from imagen_video.video import (
     to_float,
     to_uint8,
 )
-from imagen_video.weights import load_stage
+from imagen_video.weights import load_stage, working_dtype
 
 FACTS = ("background", "motion", "concept")
 LAYOUTS = 4
@@ -132,7 +132,7 @@ def generated(options: Options, rows: list[Row]) -> Iterator[tuple[str, Row, Fra
 
 def base_alone(folder: Path) -> Cascade:
     """A cascade of one stage, from a folder that training writes."""
-    stage = load_stage(folder, dtype=torch.bfloat16)
+    stage = load_stage(folder, dtype=working_dtype())
     text = SHORT_CAPTIONS
     spec = CascadeSpec(name=str(folder), stages=(stage.spec,), text=text)
     return Cascade(spec, [stage], load_encoder(text))

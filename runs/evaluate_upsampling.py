@@ -38,7 +38,7 @@ from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.encoder import load_encoder
 from imagen_video.video import Frames, read_video, resize, to_float, to_uint8
-from imagen_video.weights import load_stage
+from imagen_video.weights import load_stage, working_dtype
 
 CLIP_PIXELS, REAL_PIXELS = 2**22, 2**26
 """Output frames are cut to about this many pixels, held-out and real."""
@@ -74,7 +74,7 @@ class Options:
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     if options.stage_folder:
-        cascade = around(load_stage(options.stage_folder, dtype=torch.bfloat16))
+        cascade = around(load_stage(options.stage_folder, dtype=working_dtype()))
     else:
         cascade = Cascade.from_pretrained(options.model)
     rows = on_real_clips(cascade, options) if options.real else on_held_out_clips(cascade, options)

@@ -23,7 +23,7 @@ from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder, load_encoder
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import Video, to_float
-from imagen_video.weights import load_stage
+from imagen_video.weights import load_stage, working_dtype
 
 LEVELS = (-12.0, -7.0, -4.0, -1.0)
 OPPOSITES = {
@@ -46,8 +46,8 @@ class Options:
 
 @torch.inference_mode()
 def main(options: Options) -> None:
-    stage = load_stage(options.folder, dtype=torch.bfloat16)
-    encoder = load_encoder(presets.mini().text, dtype=torch.bfloat16)
+    stage = load_stage(options.folder, dtype=working_dtype())
+    encoder = load_encoder(presets.mini().text, dtype=working_dtype())
     print(f"{'log-SNR':>8} {'error':>8}" + "".join(f"{n:>14}" for n in (*OPPOSITES, "thing")))
     for level in LEVELS:
         errors = torch.tensor(

@@ -28,7 +28,7 @@ from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder, load_encoder
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import Video, to_float
-from imagen_video.weights import load_stage
+from imagen_video.weights import load_stage, working_dtype
 
 LEVELS = (-14.0, -12.0, -10.0, -8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 LAST_IN_SPAN = LEVELS.index(2.0)
@@ -47,10 +47,10 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    encoder = load_encoder(presets.mini().text, dtype=torch.bfloat16)
+    encoder = load_encoder(presets.mini().text, dtype=working_dtype())
     print(f"{'x in dB at log-SNR':24}" + "".join(f"{level:7.0f}" for level in LEVELS) + "   half")
     for folder in options.folders:
-        stage = load_stage(folder, dtype=torch.bfloat16)
+        stage = load_stage(folder, dtype=working_dtype())
         for kind, errors in errors_by_level(stage, encoder, options.clips).items():
             decibels = [10 * math.log10(4 / error) for error in errors]
             numbers = "".join(f"{value:7.2f}" for value in decibels)

@@ -27,7 +27,7 @@ from imagen_video.stage import Stage
 from imagen_video.text.cache import load_keeping
 from imagen_video.text.encoder import TextEmbedding, TextEncoder, checked
 from imagen_video.video import Frames
-from imagen_video.weights import load_stage, save_stage
+from imagen_video.weights import load_stage, save_stage, working_dtype
 
 SPEC = "cascade.json"
 # log-SNR of the noise on a video that is upscaled, at least: a standard deviation of 0.05.
@@ -48,13 +48,15 @@ class Cascade:
         name: str | Path = "mini",
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype | None = None,
     ) -> "Cascade":
-        """Load "mini", which comes with the package, or a folder of `save_pretrained`."""
+        """Load "mini", which comes with the package, or a folder of `save_pretrained`; in the
+        device's `working_dtype` unless another is asked for."""
         folder = shipped(str(name)) or Path(name)
         if not (folder / SPEC).is_file():
             raise ValueError(f"no {SPEC} in {folder}: give 'mini' or a folder of save_pretrained")
         spec = from_json(CascadeSpec, (folder / SPEC).read_text())
+        dtype = dtype or working_dtype(device)
         stages = [
             load_stage(folder / stage.name, device=device, dtype=dtype) for stage in spec.stages
         ]

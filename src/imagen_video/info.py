@@ -13,11 +13,12 @@ from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.stage import build_unet
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
+from imagen_video.weights import working_dtype
 
 # Seconds a FLOP for all that is no matrix product, from whole runs of `mini` on two kinds of two
 # cores (docs/results.md): 28.7 TFLOP in 86 s at 2.5 TFLOP/s, 29.2 TFLOP in 135 s at 0.42.
 AROUND = 2.4e-12
-FLOAT, HALF = 4, 2
+FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ def describe(spec: CascadeSpec) -> list[Row]:
 
 
 def matrix_rate(repeats: int = 5, *, device: str | torch.device = "cpu") -> float:
-    """FLOPs a second of a bfloat16 matrix product on a device, the best of a few."""
+    """FLOPs a second of a matrix product in a device's `working_dtype`, the best of a few."""
     side = 2048 if torch.device(device).type == "cpu" else 8192  # long against its launch
-    a = torch.randn(side, side, dtype=torch.bfloat16, device=device)
+    a = torch.randn(side, side, dtype=working_dtype(device), device=device)
     best = float("inf")
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -96,7 +97,7 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
         flops=round(per_call * calls * overlap),
         steps=steps,
         guided=guided,
-        memory_bytes=HALF * parameters + _activations(spec, guided),
+        memory_bytes=working_dtype().itemsize * parameters + _activations(spec, guided),
         seconds=per_call * calls * overlap / rate,
         levels=tuple(_level(spec, i) for i in range(len(spec.unet.widths))),
     )
@@ -110,7 +111,7 @@ def _activations(spec: StageSpec, guided: bool) -> int:
         seen = min(seen, spec.sampler.window + 2 * spec.unet.temporal_reach)
     grid = spec.output.height * spec.output.width // spec.unet.patch**2
     features = 6 * spec.unet.widths[0] * grid * seen * (2 if guided else 1)
-    return 3 * FLOAT * video + HALF * features
+    return 3 * FLOAT * video + working_dtype().itemsize * features
 
 
 def _level(spec: StageSpec, level: int) -> str:
@@ -144,7 +145,8 @@ def as_table(rows: list[Row]) -> str:
     table = [head, *body, total]
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]
-    lines += ["", "time and memory are estimates for this machine in bfloat16", ""]
+    dtype = str(working_dtype()).removeprefix("torch.")
+    lines += ["", f"time and memory are estimates for this machine in {dtype}", ""]
     for row in rows:
         lines += [f"{row.stage}: " + " | ".join(row.levels)]
     return "\n".join(line.rstrip() for line in lines)

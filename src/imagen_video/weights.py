@@ -15,6 +15,12 @@ from imagen_video.stage import Stage, build_unet
 SPEC, MODEL = "stage.json", "model.safetensors"
 
 
+def working_dtype(device: str | torch.device = "cpu") -> torch.dtype:
+    """bfloat16, but float32 on CPUs that only emulate it, where it is several times slower."""
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native or torch.device(device).type != "cpu" else torch.float32
+
+
 def save_stage(stage: Stage, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Write spec and weights; each file is either whole or not there."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,8 @@ class Train:
     """Processes over which a network is spread: 1 is data parallel, all of them FSDP."""
     accumulate: int = 1
     """Parts in which a batch is computed."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the network; auto is bf16 but on CPUs that only emulate it."""
     recompute: bool = False
     """Keep no activations inside blocks for the backward pass: less memory, more time."""
     compiled: bool = False

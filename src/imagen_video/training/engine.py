@@ -43,7 +43,8 @@ def compile_blocks(unet: VideoUNet) -> None:
         torch._dynamo.config.recompile_limit, len(blocks) + 8
     )
     for block in blocks:
-        block.compile()
+        # Sizes that differ between blocks do not differ from step to step.
+        block.compile(dynamic=False)
 
 
 def blocks_of(unet: VideoUNet) -> list[nn.Module]:

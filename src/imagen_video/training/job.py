@@ -29,6 +29,7 @@ from imagen_video.training.lora import Lora
 from imagen_video.training.run import RunSpec, with_steps
 from imagen_video.training.sheets import SheetDrawer, what_to_show
 from imagen_video.training.trainer import Data, Trainer
+from imagen_video.weights import working_dtype
 
 # So many steps, or captions, show what captions are like.
 FITTED_STEPS, FITTED_CAPTIONS = 64, 4096
@@ -80,7 +81,7 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
     if run.captions is None:
         # A T5 may be larger than what is trained: it leaves a GPU to it, and keeps its answers.
         place = "cpu" if cascade.text.encoder == "t5" else str(ranks.device)
-        encoder = load_keeping(cascade.text, dtype=torch.bfloat16, device=place)
+        encoder = load_keeping(cascade.text, dtype=working_dtype(place), device=place)
     else:
         encoder = EmbeddingTable.load(run.captions)
         if encoder.dim != cascade.text.dim:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from imagen_video.distributed import Lost
 from imagen_video.spec import StageSpec, TrainSpec
 from imagen_video.video import VideoFormat
+from imagen_video.weights import working_dtype
 
 # GPUs of one machine.
 NODE = 8
@@ -31,7 +34,7 @@ class RunSpec:
     log_every: int = 20
     workers: int = 1
     captions: Path | None = None
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     accumulate: int = 1
     recompute: bool = False
     compiled: bool = False
@@ -42,6 +45,12 @@ class RunSpec:
         for name in ("save_minutes", "sheet_minutes", "log_every", "accumulate", "keep"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def half(self, device: torch.device) -> bool:
+        """Whether networks run in bfloat16; "auto": where the device is made for it."""
+        if self.precision == "auto":
+            return working_dtype(device) is torch.bfloat16
+        return self.precision == "bf16"
 
 
 class Every:

@@ -30,7 +30,7 @@ from imagen_video.training.resume import refuse_other
 from imagen_video.training.run import Every, RunSpec, check_shares, noting_interrupt, rate_at
 from imagen_video.training.watch import Log, Watch
 from imagen_video.video import to_float
-from imagen_video.weights import save_stage
+from imagen_video.weights import save_stage, working_dtype
 
 # Times at which the validation loss is measured: from little noise to nothing but noise.
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -71,7 +71,7 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.train: TrainSpec = stage.spec.train
         check_shares(data.mix.total, self.ranks.ranks, run.accumulate)
-        bf16 = run.precision == "bf16"
+        bf16 = run.half(self.ranks.device)
         prepare(stage.unet, self.ranks, bf16=bf16, recompute=run.recompute, compiled=run.compiled)
         self.ema = EMA(stage.unet, self.train.ema)
         self.optimizer = make_optimizer(self.train, stage.unet)
@@ -190,7 +190,7 @@ class Trainer:
             step=self.step if objective is None else step,
             device=device,
         )
-        half = self.run_spec.precision == "bf16"
+        half = self.run_spec.half(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             return self.stage.loss(to_float(part.video), part.cond, draws, objective=objective)
 
@@ -261,7 +261,7 @@ class Trainer:
 
     def _show(self, stage: Stage, draw_sheet: Callable[[Stage], Path]) -> None:
         try:
-            stage.unet.to(self.ranks.device, torch.bfloat16)
+            stage.unet.to(self.ranks.device, working_dtype(self.ranks.device))
             sheet = draw_sheet(stage)
         except torch.OutOfMemoryError:  # a whole second network, where training is sharded
             tqdm.write(f"step {self.step}: no room on {self.ranks.device} for a sample sheet")
