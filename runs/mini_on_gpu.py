@@ -7,7 +7,8 @@
 
 Batches fill the card, and the learning rate follows the clock instead of the step: it goes down
 over the last COOLDOWN of the time. Drawing stickers is slower than training on them, so every batch
-is shown ECHOES times, with other noise. Expected of the base on an H100: docs/results.md.
+is shown ECHOES times, with other noise. The shipped weights had eight minutes of an H100 for the
+base and 4.6 for the six others, side by side (docs/log.md).
 """
 
 import argparse
@@ -27,6 +28,7 @@ from imagen_video.spec import StageSpec, TextSpec
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEmbedding, load_encoder
 from imagen_video.training.engine import initialise_from
+from imagen_video.training.job import fit_text
 from imagen_video.training.run import RunSpec
 from imagen_video.training.sheets import SheetDrawer, what_to_show
 from imagen_video.training.trainer import Data, Trainer
@@ -109,6 +111,8 @@ def train(name: str, wanted: argparse.Namespace) -> None:
     Echo.workers = wanted.workers
     mix = Echo(StickerSource(wanted.seed), spec, seed=wanted.seed, steps=spec.train.steps)
     encoder = Remembering(text, wanted.device, size=2 * wanted.workers)
+    if wanted.init_from is None:
+        fit_text(stage, mix, encoder)
     run = RunSpec(
         seed=wanted.seed,
         minutes=wanted.minutes,

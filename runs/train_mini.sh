@@ -3,7 +3,7 @@
 #   sh runs/train_mini.sh out/mini
 # About 18 hours of one core (12 of them the base); run again to go on. The shipped weights had these
 # steps, give or take, but in pieces with pauses for thought (docs/log.md); made in one go they were
-# never. Expected: within luck the figures of docs/results.md.
+# never. From there runs/mini_on_gpu.py went on: with a GPU, begin with that.
 set -eu
 out=$1
 train() { stage=$1; steps=$2; shift 2; imagen-video train --stage "$stage" --steps "$steps" "$@"; }

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from imagen_video.data.mix import Batch
 from imagen_video.diffusion.objective import Loss
 from imagen_video.distributed import Ranks
 from imagen_video.files import replacing
+
+T = TypeVar("T")
 
 # Bounds of log-SNR between which losses are told apart.
 LEVELS = (-8.0, -4.0, 0.0, 4.0)
@@ -33,7 +35,7 @@ class Watch:
         self._rows: list[Tensor] = []
         self._start, self.waited, self.rows = time.monotonic(), 0.0, 0
 
-    def waiting(self, loader: Iterator[Batch]) -> Iterator[Batch]:
+    def waiting(self, loader: Iterator[T]) -> Iterator[T]:
         """The same batches, with the time they were waited for noted."""
         while True:
             start = time.monotonic()
