@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import time
@@ -9,11 +10,13 @@ from study import train, work
 from study.arms import SEEDS, STICKERS, always, base_stage, skewed, table
 from study.captions import every_caption
 from study.library import LIBRARIES, Diet, Library, render_missing
-from study.measure import BIAS_WEIGHTS, Measured, every_scene
+from study.measure import BIAS_WEIGHTS, WEIGHTS, Measured, every_scene
+from study.plots import PLOTS
 from study.probe import counted, shares_of
 from study.report import report
 from study.statistics import departure, difference, over_seeds, total_variation
 from study.train import Place, Stopped
+from study.upsampling import LEVELS
 from study.world import CONCEPTS, GROUNDS, MOTIONS, PARTS, STYLES, caption, held_out, single
 
 from imagen_video.data.stickers.motions import SOLID_MOTIONS
@@ -220,34 +223,74 @@ def test_libraries_are_rendered_once_by_several_processes(tmp_path):
     render_missing([little], tmp_path, 1)
 
 
+PARTS_ASKED = ("concept", "style", "motion", "background", "everything", "direction")
+LETTERS_ASKED = ("letter 0", "letter 1", "letter 2", "background", "everything")
+
+
+def made_up(measure: str, right: int) -> dict:
+    """What a measure would have found, had it got so many of a hundred right."""
+    answers = {part: (right, 100) for part in PARTS_ASKED + LETTERS_ASKED}
+    groups = ("seen", "held out", "style of stills", "truth")
+    row = {"right": answers, "frechet": 1.0, "saturation": 0.5, "clipped": 0.1, "psnr": 30.0}
+    settings = [("off", "static")]
+    settings += itertools.product((f"constant {w:g}" for w in WEIGHTS), ("static", "dynamic"))
+    settings += itertools.product((f"oscillating {w:g}" for w in WEIGHTS), ("static", "dynamic"))
+    levels = itertools.product(("truth", "base"), ("none", *(f"{level:g}" for level in LEVELS)))
+    counts = {part: {"x": right, "y": 100 - right} for part in PARTS}
+    return {
+        "base": {"right": dict.fromkeys(groups, answers), "frechet": 1.0},
+        "turning": {"right": dict.fromkeys(groups, answers)},
+        "words": {"right": dict.fromkeys(groups, answers)},
+        "guidance": {
+            "settings": [row | {"guidance": g, "threshold": t} for g, t in settings],
+            "truth": {"saturation": 0.5},
+        },
+        "bias": {
+            "weights": {f"{w:g}": {"counts": counts} for w in BIAS_WEIGHTS},
+            "data": {part: {"x": 0.5, "y": 0.5} for part in PARTS},
+        },
+        "fine": {"rows": [row | {"source": s, "level": level} for s, level in levels]},
+        "crops": CROPS,
+    }[measure]
+
+
+CROPS = dict.fromkeys(
+    ("first frame FID (proxy)", "colour shift", "colour flicker", "change error", "psnr"), 1.0
+)
+
+
+def write(out, arm, seed, right):
+    folder = out / f"{arm.key.replace(' ', '-')}-{seed}"
+    folder.mkdir(parents=True)
+    facts = {"arm": arm.key, "seed": seed, "steps": 9, "parameters": 1, "looks": {}}
+    facts["measured"] = made_up(arm.measure, right)
+    (folder / "result.json").write_text(json.dumps(facts))
+
+
 def test_report_of_made_up_results(tmp_path, capsys):
-    for arm, rates in (("reference/base", (50, 60, 70)), ("size/small", (40, 50, 60))):
-        for seed, right in zip(SEEDS, rates, strict=True):
-            answers = {
-                part: (right, 100)
-                for part in ("concept", "style", "motion", "background", "everything")
-            }
-            groups = {group: answers for group in ("seen", "held out", "style of stills")}
-            write(tmp_path, arm, seed, {"right": groups, "frechet": 1.0})
-    data = {part: {"x": 0.5, "y": 0.5} for part in PARTS}
-    weights = {
-        f"{w:g}": {"counts": {part: {"x": 60, "y": 40} for part in PARTS}} for w in BIAS_WEIGHTS
-    }
-    write(tmp_path, "bias/even", 0, {"weights": weights, "data": data})
-    report(tmp_path, None)
+    for arm in table().values():
+        less = 10 if arm.key == "size/small" else 0
+        for seed, right in zip(SEEDS, (50, 60, 70), strict=True):
+            if arm.key != "prediction/eps" or seed < 2:
+                write(tmp_path, arm, seed, right - less)
+    report(tmp_path, tmp_path / "docs")
     facts = json.loads((tmp_path / "report.json").read_text())
+    assert {t["study"] for t in facts["tables"]} | {"bias"} == set(
+        "prediction joint size augmentation guidance text generalisation bias".split()
+    )
     size = next(t for t in facts["tables"] if t["study"] == "size")
-    medium, small = size["lines"]
+    medium, small, _ = size["lines"]
     assert medium["values"]["concept, %"]["mean"] == 60
     assert small["difference"]["concept, %"] == {"mean": -10, "low": -10, "high": -10, "of": 3}
     assert facts["bias"][0]["departure"]["variation"] == pytest.approx(0.1)
-    assert "prediction/eps-2" in facts["missing"]
+    assert facts["missing"] == ["prediction/eps-2"]
     assert "| small | -10 (-10 to -10)" in (tmp_path / "report.md").read_text()
-    assert "Not finished" in capsys.readouterr().out
+    assert "Not finished: prediction/eps-2." in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {
+        f"study-{n}.png" for n in PLOTS
+    }
 
 
-def write(out, arm, seed, measured):
-    folder = out / f"{arm}-{seed}"
-    folder.mkdir(parents=True)
-    facts = {"arm": arm, "seed": seed, "steps": 1, "parameters": 1, "measured": measured}
-    (folder / "result.json").write_text(json.dumps(facts | {"looks": {}}))
+def test_report_of_nothing_yet(tmp_path, capsys):
+    report(tmp_path, None)
+    assert "reference/base-0" in capsys.readouterr().out

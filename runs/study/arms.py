@@ -90,9 +90,9 @@ def base_stage(widths: Sequence[int] = (64, 128), **train: int) -> StageSpec:
         output=BASE,
         unet=unet,
         sampler=SamplerSpec(num_steps=16, guidance=GUIDED),
-        train=_train(**({"steps": 2000, "clips": 8, "image_packs": 4} | train)),
-        logsnr_shift=-3.5,
-        image_logsnr_shift=-1.5,
+        train=_train(**({"steps": 1300, "clips": 6, "image_packs": 10} | train)),
+        logsnr_shift=-3.0,
+        image_logsnr_shift=-1.0,
         max_weight=4.0,
     )
 
@@ -187,7 +187,7 @@ def table() -> dict[str, Arm]:
             study="joint",
             name="videos only",
             measure="base",
-            stage=base_stage(clips=12, image_packs=0),
+            stage=base_stage(clips=16, image_packs=0),
             diet=STICKERS,
         ),
         Arm(
@@ -232,7 +232,7 @@ def table() -> dict[str, Arm]:
             study="generalisation",
             name="words",
             measure="words",
-            stage=base_stage(clips=4, image_packs=8),
+            stage=base_stage(clips=4, image_packs=12),
             diet=Diet(library="words", clips=shown, stills=shown),
         ),
     ]

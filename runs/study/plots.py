@@ -17,9 +17,6 @@ DPI = 80
 
 def plot_all(results: Results, folder: Path) -> None:
     """Every plot whose arms have results."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
     for name, (arms, draw) in PLOTS.items():
         if all(arm in results for arm in arms):
