@@ -62,10 +62,38 @@ def trained(arm: Arm, seed: int, place: Place, look: Callable[[Stage, int], None
 
     `look` is called at the steps that the arm names, with a stage on the CPU.
     """
+    trainer = ready(arm, seed, place)
+    steps, log_every = trainer.train.steps, trainer.run_spec.log_every
+    watch = Watch(trainer.ranks, flops_per_row=0, peak_flops=1.0)
+    due, loader = Every(SAVE_MINUTES), batches(trainer.data.mix, start=trainer.step, workers=0)
+    with noting_interrupt() as stops, closing(loader):
+        for batch in loader:
+            rate, norm = trainer.train_on(batch, watch)
+            trainer.saver.poll()
+            if trainer.step % log_every == 0 and trainer.log is not None:
+                facts = {"step": trainer.step, "lr": rate, "grad_norm": norm}
+                trainer.log.write(facts | watch.facts())
+            if trainer.step in arm.looks:
+                averaged = trainer.averaged()
+                assert averaged is not None, "there is one process"
+                look(averaged, trainer.step)
+            ends = trainer.step < steps and (stops() or place.late())
+            if ends or due() or trainer.step == steps:
+                trainer.save()
+            if ends:
+                trainer.saver.finish()
+                raise Stopped(f"{arm.key}-{seed} at step {trainer.step} of {steps}")
+    trainer.saver.finish()
+    return trainer.out
+
+
+def ready(arm: Arm, seed: int, place: Place) -> Trainer:
+    """The product's trainer, at the step that the arm's folder has reached."""
     assert arm.stage is not None and arm.diet is not None, arm
-    folder, steps = place.folder(arm.key, seed), arm.stage.train.steps
+    folder = place.folder(arm.key, seed)
     pixels = LIBRARIES[arm.diet.library].opened(place.libraries)
-    mix = Mix(Shelf(arm.diet, pixels, seed), arm.stage, seed=seed, steps=steps)
+    shelf = Shelf(arm.diet, pixels, seed)
+    mix = Mix(shelf, arm.stage, seed=seed, steps=arm.stage.train.steps)
     torch.manual_seed(seed)
     stage = Stage(arm.stage)
     if latest(folder) is None:
@@ -74,28 +102,7 @@ def trained(arm: Arm, seed: int, place: Place, look: Callable[[Stage, int], None
     precision = "bf16" if place.device.type == "cuda" else "fp32"
     run = RunSpec(seed=seed, precision=precision, keep=1)
     ranks = Ranks(device=place.device)
-    trainer = Trainer(stage, Data(mix, place.encoder), folder, run, ranks=ranks)
-    watch, due = Watch(ranks, flops_per_row=0, peak_flops=1.0), Every(SAVE_MINUTES)
-    with (
-        noting_interrupt() as stops,
-        closing(batches(mix, start=trainer.step, workers=0)) as loader,
-    ):
-        for batch in loader:
-            rate, norm = trainer.train_on(batch, watch)
-            if trainer.step % run.log_every == 0 and trainer.log is not None:
-                facts = {"step": trainer.step, "lr": rate, "grad_norm": norm}
-                trainer.log.write(facts | watch.facts())
-            if trainer.step in arm.looks:
-                averaged = trainer.averaged()
-                assert averaged is not None
-                look(averaged, trainer.step)
-            if stops() or place.late() or due() or trainer.step == steps:
-                trainer.save()
-            if (stops() or place.late()) and trainer.step < steps:
-                trainer.saver.finish()
-                raise Stopped(f"{arm.key}-{seed} at step {trainer.step} of {steps}")
-    trainer.saver.finish()
-    return folder
+    return Trainer(stage, Data(mix, place.encoder), folder, run, ranks=ranks)
 
 
 def conclude(folder: Path, result: dict, *, keep_weights: bool) -> None:

@@ -55,8 +55,11 @@ def chosen(studies: Sequence[str]) -> list[Arm]:
 
 
 def settled(arm: Arm, seed: int, place: Place) -> bool:
-    """Whether an arm is finished, or has failed."""
-    return finished(place, arm.key, seed) or (place.folder(arm.key, seed) / ERROR).exists()
+    """Whether an arm is finished, or has failed, or what it waits for has."""
+    failed = [
+        key for key in (arm.key, arm.of) if key and (place.folder(key, seed) / ERROR).exists()
+    ]
+    return finished(place, arm.key, seed) or bool(failed)
 
 
 @contextmanager
