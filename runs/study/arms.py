@@ -109,7 +109,7 @@ def _train(*, steps: int, clips: int, image_packs: int = 0, rate: float = 1e-3) 
     )
 
 
-def fine_stage(*, aug_max: float = 0.15) -> StageSpec:
+def fine_stage(*, aug_max: float = 0.3) -> StageSpec:
     """8x24x24 to 8x48x48."""
     unet = UNetSpec(
         widths=(48, 96),
@@ -127,7 +127,7 @@ def fine_stage(*, aug_max: float = 0.15) -> StageSpec:
         input=BASE,
         output=FINE,
         unet=unet,
-        sampler=SamplerSpec(num_steps=8, guidance=GuidanceSpec(weight=1.0), aug_logsnr=8.0),
+        sampler=SamplerSpec(num_steps=8, guidance=GuidanceSpec(weight=1.0), aug_logsnr=5.0),
         train=_train(steps=1200, clips=4),
         logsnr_shift=-3.0,
         max_weight=2.0,

@@ -17,11 +17,11 @@ from study.measure import Measured, Subject, rights
 from study.sample import Clips, sampled, with_sampler
 from study.world import caption, held_out
 
-LEVELS = (12.0, 5.0, 2.0)
-"""Log-SNRs of the noise on the small clip: next to none, the paper's strongest and more."""
+LEVELS = (12.0, 5.0, 1.6)
+"""Log-SNRs of the noise on the small clip, from next to none to the paper's SNR of 5."""
 COUNT = 64
 PROJECTED = 64
-"""Proxy features on so many fixed random directions: fewer than there are clips would do."""
+"""Proxy features on so many fixed random directions: no more than there are clips."""
 
 
 def fine(subject: Subject) -> Measured:
