@@ -77,7 +77,7 @@ def test_what_cannot_be_built_is_refused(build, message):
     ("spec", "name", "words"),
     [
         (UNET, "norm", "group, layer"),
-        (UNET, "predicts", "v, x"),
+        (UNET, "predicts", "v, x, eps"),
         (SSR.sampler, "move", "ddim, ancestral"),
         (SSR.sampler, "threshold", "static, dynamic"),
         (SSR, "weighting", "v, eps"),

@@ -41,7 +41,7 @@ class UNetSpec:
     embed_dim: int = 256
     text_dim: int = 384
     norm: Literal["group", "layer"] = "group"
-    predicts: Literal["v", "x"] = "v"
+    predicts: Literal["v", "x", "eps"] = "v"
 
     def __post_init__(self):
         require_known_words(self)

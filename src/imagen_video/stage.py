@@ -106,6 +106,8 @@ class Stage:
     def _read(self, z: Video, raw: Video, logsnr: PerClip) -> Denoised:
         if self.spec.unet.predicts == "x":
             return Denoised.from_x(z, raw.to(z.dtype), logsnr)
+        if self.spec.unet.predicts == "eps":
+            return Denoised.from_eps(z, raw.to(z.dtype), logsnr)
         return Denoised(z, raw.to(z.dtype), logsnr)
 
     def conditioning(

@@ -118,3 +118,13 @@ def test_the_gaussian_oracle_is_the_regression_of_x_on_z():
     residual = gaussian(0.3, 0.6)(z, logsnr).x - x
     assert abs(residual.mean()) < 5e-3
     assert abs((residual * (z - z.mean())).mean()) < 5e-3
+
+
+def test_from_eps_is_the_prediction_with_that_noise():
+    x, eps = draw(0), draw(1)
+    answer = true_answer(x, eps)
+    again = Denoised.from_eps(answer.z, eps, LEVELS)
+    assert (again.eps - eps).abs().max() < 1e-12
+    # An error of eps is magnified by 1 / alpha.
+    assert (again.v - answer.v).abs().amax((1, 2, 3, 4)).le(1e-15 / alpha_sigma(LEVELS)[0]).all()
+    assert Denoised.from_eps(x, eps, torch.full((6,), -torch.inf)).v.isfinite().all()

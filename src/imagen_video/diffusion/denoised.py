@@ -50,6 +50,17 @@ class Denoised:
         return cls.from_move(z, x, logsnr, torch.full_like(logsnr, torch.inf))
 
     @classmethod
+    def from_eps(cls, z: Video, eps: Video, logsnr: PerClip) -> "Denoised":
+        """The prediction whose noise is eps: v = (eps - sigma z) / alpha.
+
+        What is wrong with eps comes magnified by 1 / alpha: near pure noise x needs a threshold.
+        alpha is kept at or above the dtype's rounding unit, as the divisor in `from_move` is.
+        """
+        alpha, sigma = alpha_sigma(logsnr)
+        scale = expand(1 / alpha.clamp(min=torch.finfo(z.dtype).eps), z)
+        return cls(z, eps.mul(scale).addcmul_(z, -scale * expand(sigma, z)), logsnr)
+
+    @classmethod
     def from_move(cls, z: Video, z_s: Video, logsnr: PerClip, logsnr_s: PerClip) -> "Denoised":
         """The prediction whose `at(logsnr_s)` is z_s: the inverse of `at`, for less noise only.
 

@@ -1,0 +1,214 @@
+"""Small plots of the studies, one PNG each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study.arms import REFERENCE
+from study.measure import WEIGHTS
+from study.statistics import over_seeds
+from study.tables import BIAS_ARMS, BIAS_KEYS
+from study.upsampling import LEVELS
+from study.world import PARTS
+
+Results = Mapping[str, Mapping[int, dict[str, Any]]]
+DPI = 80
+
+
+def plot_all(results: Results, folder: Path) -> None:
+    """Every plot whose arms have results."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (arms, draw) in PLOTS.items():
+        if all(arm in results for arm in arms):
+            figure = draw(results)
+            figure.savefig(folder / f"study-{name}.png", dpi=DPI, bbox_inches="tight")
+
+
+def axes(count: int) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * count, 3.2), layout="constrained")
+    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def lined(
+    ax: Any, x: Sequence[float], values: Sequence[Sequence[float]], label: str, **style: Any
+) -> None:
+    """Means over seeds along x, with their intervals."""
+    found = [over_seeds(v) for v in values]
+    means = [f.mean for f in found]
+    spread = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
+    seeds = min(len(v) for v in values)
+    ax.errorbar(x, means, yerr=spread if seeds > 1 else None, capsize=2, label=label, **style)
+
+
+def measured(results: Results, arm: str) -> list[dict[str, Any]]:
+    return [result["measured"] for result in results[arm].values()]
+
+
+def percent(pair: Sequence[int]) -> float:
+    return 100 * pair[0] / pair[1]
+
+
+def prediction(results: Results) -> Any:
+    names = ("first frame FID (proxy)", "colour shift", "colour flicker")
+    figure, places = axes(len(names))
+    for ax, name in zip(places, names, strict=True):
+        for arm in ("v", "eps"):
+            points: dict[int, list[float]] = {}
+            for result in results[f"prediction/{arm}"].values():
+                for step, facts in result["looks"].items():
+                    points.setdefault(int(step), []).append(facts[name])
+                points.setdefault(result["steps"], []).append(result["measured"][name])
+            lined(ax, list(points), list(points.values()), arm)
+        ax.set(xlabel="steps", title=name, yscale="log")
+        ax.legend()
+    return figure
+
+
+def joint(results: Results) -> Any:
+    arms = {
+        "joint": REFERENCE,
+        "stills without\nline art": "joint/no line art",
+        "videos only": "joint/videos only",
+        "fewer videos\nonly": "joint/fewer videos only",
+    }
+    figure, places = axes(2)
+    for ax, group in zip(places, ("seen", "style of stills"), strict=True):
+        for question in ("concept", "style", "motion"):
+            values = [
+                [percent(m["right"][group][question]) for m in measured(results, arm)]
+                for arm in arms.values()
+            ]
+            lined(ax, range(len(arms)), values, question, marker="o", linestyle="none")
+        ax.set(title={"seen": "styles that move"}.get(group, "line art, in stills only"))
+        ax.set(ylabel="right, %", ylim=(0, 103))
+        ax.set_xticks(range(len(arms)), list(arms), fontsize=7)
+        ax.legend(fontsize=7)
+    return figure
+
+
+def size(results: Results) -> Any:
+    arms = ("size/small", REFERENCE, "size/large")
+    millions = [next(iter(results[arm].values()))["parameters"] / 1e6 for arm in arms]
+    figure, (right, far) = axes(2)
+    for question in ("concept", "style", "motion"):
+        values = [
+            [percent(m["right"]["seen"][question]) for m in measured(results, arm)] for arm in arms
+        ]
+        lined(right, millions, values, question, marker="o")
+    lined(far, millions, [[m["frechet"] for m in measured(results, a)] for a in arms], "Frechet")
+    right.set(xlabel="million parameters", ylabel="right, %", title="what training showed")
+    far.set(xlabel="million parameters", title="Frechet distance")
+    right.legend(fontsize=7)
+    return figure
+
+
+def upsampled(arms: Mapping[str, str]) -> Callable[[Results], Any]:
+    """Frechet distance and concept by the level of noise, from the base and from truth."""
+
+    def draw(results: Results) -> Any:
+        figure, places = axes(2)
+        for ax, source in zip(places, ("base", "truth"), strict=True):
+            for name, arm in arms.items():
+                values = [
+                    [
+                        row["frechet"]
+                        for m in measured(results, arm)
+                        for row in m["rows"]
+                        if row["source"] == source and row["level"] == f"{level:g}"
+                    ]
+                    for level in LEVELS
+                ]
+                lined(ax, LEVELS, values, name, marker="o")
+            ax.set(xlabel="log-SNR of the small clip", title=f"Frechet distance, from {source}")
+            ax.legend(fontsize=7)
+        return figure
+
+    return draw
+
+
+def guidance(results: Results) -> Any:
+    figure, places = axes(3)
+    rows = [row for m in measured(results, "guidance/base") for row in m["settings"]]
+    pulls: dict[str, Callable[[dict[str, Any]], float]] = {
+        "mean saturation": lambda row: row["saturation"],
+        "everything right, %": lambda row: percent(row["right"]["everything"]),
+        "Frechet distance": lambda row: row["frechet"],
+    }
+    for ax, (title, pull) in zip(places, pulls.items(), strict=True):
+        for kind in ("constant", "oscillating"):
+            for threshold in ("static", "dynamic"):
+                values = [
+                    [
+                        pull(row)
+                        for row in rows
+                        if row["guidance"] == f"{kind} {w:g}" and row["threshold"] == threshold
+                    ]
+                    for w in WEIGHTS
+                ]
+                line = "-" if threshold == "static" else "--"
+                lined(ax, WEIGHTS, values, f"{kind}, {threshold}", linestyle=line)
+        ax.set(xlabel="guidance weight", title=title, xscale="log")
+    truth = [m["truth"]["saturation"] for m in measured(results, "guidance/base")]
+    places[0].axhline(truth[0], color="black", linewidth=0.7)
+    places[0].legend(fontsize=7)
+    return figure
+
+
+def generalisation(results: Results) -> Any:
+    bars = {
+        "pair: motion": (REFERENCE, "motion"),
+        "pair: thing": (REFERENCE, "concept"),
+        "rotation: direction": ("generalisation/rotation", "direction"),
+        "rotation: thing": ("generalisation/rotation", "concept"),
+        "word: whole": ("generalisation/words", "everything"),
+    }
+    figure, (ax,) = axes(1)
+    for group in ("seen", "held out"):
+        values = [
+            [percent(m["right"][group][question]) for m in measured(results, arm)]
+            for arm, question in bars.values()
+        ]
+        lined(ax, range(len(bars)), values, group, marker="o", linestyle="none")
+    ax.set(ylabel="right, %", ylim=(0, 103))
+    ax.set_xticks(range(len(bars)), list(bars), rotation=20, fontsize=7)
+    ax.legend(fontsize=7)
+    return figure
+
+
+def bias(results: Results) -> Any:
+    figure, places = axes(len(PARTS))
+    name, arm = BIAS_ARMS[1]
+    for ax, part in zip(places, PARTS, strict=True):
+        found = measured(results, arm)
+        data = found[0]["data"][part]
+        for weight in BIAS_KEYS:
+            counts = [m["weights"][weight]["counts"][part] for m in found]
+            values = [[c.get(v, 0) / sum(c.values()) for c in counts] for v in data]
+            lined(ax, range(len(data)), values, f"guidance {weight}", marker="o", linestyle="none")
+        ax.bar(range(len(data)), list(data.values()), color="lightgrey", label="data")
+        ax.set(title=f"{part}, {name}")
+        ax.set_xticks(range(len(data)), [v.replace(" ", "\n") for v in data], fontsize=7)
+    places[0].legend(fontsize=7)
+    return figure
+
+
+AUGMENTED = {"augmented": "reference/ssr", "not augmented": "augmentation/none"}
+TOLD = {"text at both": "reference/ssr", "at the base only": "text/base only"}
+PLOTS: dict[str, tuple[tuple[str, ...], Callable[[Results], Any]]] = {
+    "prediction": (("prediction/v", "prediction/eps"), prediction),
+    "joint": (
+        (REFERENCE, "joint/no line art", "joint/videos only", "joint/fewer videos only"),
+        joint,
+    ),
+    "size": ((REFERENCE, "size/small", "size/large"), size),
+    "augmentation": (tuple(AUGMENTED.values()), upsampled(AUGMENTED)),
+    "guidance": (("guidance/base",), guidance),
+    "text": (tuple(TOLD.values()), upsampled(TOLD)),
+    "generalisation": (
+        (REFERENCE, "generalisation/rotation", "generalisation/words"),
+        generalisation,
+    ),
+    "bias": (("bias/skewed",), bias),
+}

@@ -1,0 +1,138 @@
+"""Tables and plots of what there is so far, with 95 % intervals over seeds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from imagen_video.files import replacing
+from study.arms import SEEDS, table
+from study.plots import plot_all
+from study.statistics import Interval, departure, difference, over_seeds
+from study.tables import BIAS_ARMS, BIAS_KEYS, Column, Line, Table, tables
+from study.train import RESULT
+from study.world import PARTS
+
+Results = Mapping[str, Mapping[int, dict[str, Any]]]
+
+
+def report(out: Path, docs: Path | None) -> None:
+    """Write report.json, report.md and the plots into `out`, the plots into `docs` too."""
+    results = read(out)
+    made = [rows for rows in map(lambda t: compared(t, results), tables()) if rows["lines"]]
+    biased = bias(results)
+    with replacing(out / "report.json") as path:
+        facts = {"tables": made, "bias": biased, "missing": missing(results)}
+        path.write_text(json.dumps(facts, indent=1, default=asdict) + "\n")
+    text = "\n\n".join([*map(markdown, made), bias_markdown(biased), missing_markdown(results)])
+    with replacing(out / "report.md") as path:
+        path.write_text(text.strip() + "\n")
+    for folder in filter(None, (out, docs)):
+        plot_all(results, folder)
+    print(text)
+
+
+def read(out: Path) -> Results:
+    """What every finished arm has measured, by seed."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted(out.glob(f"*/*-*/{RESULT}")):
+        result = json.loads(path.read_text())
+        found.setdefault(result["arm"], {})[result["seed"]] = result
+    return found
+
+
+def missing(results: Results) -> list[str]:
+    return [f"{k}-{s}" for k in table() for s in SEEDS if s not in results.get(k, {})]
+
+
+def by_seed(line: Line, column: Column, results: Results) -> dict[int, float]:
+    """A number of every seed of a line."""
+    return {
+        seed: column.of(line.part(result["measured"]))
+        for seed, result in results.get(line.arm, {}).items()
+    }
+
+
+def compared(about: Table, results: Results) -> dict[str, Any]:
+    """Means with intervals of all lines that have results, and their differences to the first."""
+    lines = []
+    for line in about.lines:
+        if line.arm not in results:
+            continue
+        values = {column.name: by_seed(line, column, results) for column in about.columns}
+        first = {column.name: by_seed(about.lines[0], column, results) for column in about.columns}
+        lines.append(
+            {
+                "name": line.name,
+                "seeds": sorted(results[line.arm]),
+                "values": {name: over_seeds(list(v.values())) for name, v in values.items()},
+                "difference": {name: difference(v, first[name]) for name, v in values.items()},
+            }
+        )
+    return {"study": about.study, "title": about.title, "lines": lines}
+
+
+def markdown(rows: Mapping[str, Any]) -> str:
+    """A table of means with intervals, one of differences to its first line below."""
+    lines = rows["lines"]
+    names = list(lines[0]["values"])
+    seeds = max(len(line["seeds"]) for line in lines)
+    parts = [f"### {rows['title']}", f"Mean of {seeds} seeds (95 % interval)."]
+    parts.append(grid(names, {line["name"]: line["values"] for line in lines}))
+    others = {line["name"]: line["difference"] for line in lines[1:]}
+    if others:
+        parts.append(f"Less what *{lines[0]['name']}* has, seed by seed:")
+        parts.append(grid(names, others))
+    return "\n\n".join(parts)
+
+
+def grid(names: list[str], lines: Mapping[str, Mapping[str, Interval | None]]) -> str:
+    """A table in Markdown."""
+    head = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    body = [
+        f"| {line} | {' | '.join(str(values[name] or '') for name in names)} |"
+        for line, values in lines.items()
+    ]
+    return "\n".join([*head, *body])
+
+
+def bias(results: Results) -> list[dict[str, Any]]:
+    """How far what neutral prompts give is from the data, by arm, guidance and attribute; counts
+    are pooled over seeds, shares have their interval over seeds."""
+    found = []
+    for name, arm in BIAS_ARMS:
+        measured = [result["measured"] for result in results.get(arm, {}).values()]
+        for weight in BIAS_KEYS if measured else ():
+            for part in PARTS:
+                counts = [m["weights"][weight]["counts"][part] for m in measured]
+                expected = measured[0]["data"][part]
+                values = sorted({value for each in counts for value in each} | expected.keys())
+                pooled = {v: sum(each.get(v, 0) for each in counts) for v in values}
+                shares = {
+                    v: over_seeds([each.get(v, 0) / sum(each.values()) for each in counts])
+                    for v in values
+                }
+                about = {"arm": name, "weight": weight, "attribute": part, "data": expected}
+                found.append(about | {"departure": departure(pooled, expected), "shares": shares})
+    return found
+
+
+def bias_markdown(rows: list[dict[str, Any]]) -> str:
+    """Total variation from the data, what chance alone gives, the test; then every share."""
+    if not rows:
+        return ""
+    lines = ["### Bias under prompts that name a thing alone", ""]
+    lines += ["| data | guidance | attribute | total variation | by chance | p | shares (data) |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for r in rows:
+        d, data = r["departure"], r["data"]
+        apart = f"{d.variation:.3f} ({d.low:.3f} to {d.high:.3f}) | {d.by_chance:.3f} | {d.p:.2g}"
+        shares = ", ".join(f"{v} {s} ({data.get(v, 0):.2f})" for v, s in r["shares"].items())
+        lines.append(f"| {r['arm']} | {r['weight']} | {r['attribute']} | {apart} | {shares} |")
+    return "\n".join(lines)
+
+
+def missing_markdown(results: Results) -> str:
+    absent = missing(results)
+    return f"Not finished: {', '.join(absent)}." if absent else ""

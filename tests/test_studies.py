@@ -1,0 +1,302 @@
+import itertools
+import json
+import math
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from study import train, work
+from study.arms import SEEDS, STICKERS, Arm, always, base_stage, skewed, table
+from study.captions import every_caption
+from study.library import LIBRARIES, Diet, Library, render_missing
+from study.measure import BIAS_WEIGHTS, WEIGHTS, Measured, every_scene
+from study.plots import PLOTS
+from study.probe import counted, shares_of
+from study.report import report
+from study.statistics import departure, difference, over_seeds, total_variation
+from study.train import Place, Stopped
+from study.upsampling import LEVELS
+from study.world import CONCEPTS, GROUNDS, MOTIONS, PARTS, STYLES, caption, held_out, single
+
+from imagen_video.data.stickers.motions import SOLID_MOTIONS
+
+
+class Letters:
+    """A text encoder that needs no weights."""
+
+    name, dim, length = "letters", 384, 32
+
+    def __call__(self, prompts):
+        from imagen_video.text.encoder import TextEmbedding
+
+        rows = [
+            torch.randn(5, 384, generator=torch.Generator().manual_seed(len(p))) for p in prompts
+        ]
+        return TextEmbedding.pad(rows, self.length)
+
+
+def test_every_arm_can_be_run():
+    arms = table()
+    assert {arm.study for arm in arms.values()} == {
+        *("reference", "prediction", "joint", "size", "augmentation"),
+        *("guidance", "text", "generalisation", "bias"),
+    }
+    for arm in arms.values():
+        assert arm.measure in work.MEASURES
+        assert arm.of is None or arms[arm.of].stage is not None
+        assert (arm.stage is None) == (arm.diet is None)
+        if arm.stage is not None and arm.diet is not None:
+            assert LIBRARIES[arm.diet.library].format == arm.stage.output
+            assert all(0 < step < arm.stage.train.steps for step in arm.looks)
+    assert arms["reference/base"].kept
+
+
+HOLDING_OUT = [key for key, arm in table().items() if arm.diet and arm.diet.clips is not always]
+
+
+@pytest.mark.parametrize("key", HOLDING_OUT)
+def test_training_shows_nothing_that_is_held_out(key):
+    diet = table()[key].diet
+    facts = LIBRARIES[diet.library].facts("clips")
+    shown = [facts[i] for i in diet.chosen("clips")]
+    assert shown and not any(map(held_out, shown))
+    assert any(map(held_out, facts))
+
+
+def test_what_is_held_out():
+    assert held_out(single(CONCEPTS[0], STYLES[0], MOTIONS[0], "red"))
+    assert not held_out(single(CONCEPTS[1], STYLES[0], MOTIONS[0], "red"))
+    assert held_out(single(CONCEPTS[0], STYLES[0], SOLID_MOTIONS[0], "red"))
+    asked = every_scene(seed=1)
+    assert sum(map(held_out, asked)) == 6 * (3 * 3 + 1)
+    assert {facts.background for facts in asked} == set(GROUNDS)
+
+
+def test_captions_say_what_they_should_and_are_all_known():
+    facts = single("airplane", "glossy cartoon", "rising", "red")
+    assert caption(facts) == "an airplane rising on a red background, glossy cartoon"
+    assert caption(facts, PARTS) == "an airplane"
+    known = every_caption()
+    assert {caption(f) for f in every_scene(0)} | {caption(facts, PARTS), ""} <= known
+    assert len(known) < 4000
+    unsaid = replace(STICKERS, unsaid=0.25)
+    told = [unsaid.caption(facts, i) for i in range(400)]
+    assert 60 < sum("red" not in text for text in told) < 140
+
+
+def test_skewed_data_is_skewed():
+    facts = LIBRARIES["base"].facts("clips")
+    chosen = replace(STICKERS, clips=skewed).chosen("clips")
+    shares = shares_of([{"g": facts[i].background} for i in chosen], "g")
+    assert shares["red"] == pytest.approx(0.5, abs=0.08)
+
+
+def test_intervals_over_seeds():
+    found = over_seeds([1.0, 2.0, 3.0])
+    assert found.mean == 2
+    assert found.high - found.mean == pytest.approx(4.3027 / math.sqrt(3))
+    assert over_seeds([5.0]).high == math.inf
+    assert over_seeds([4.0, 4.0]).low == 4
+    with pytest.raises(ValueError, match="takes 1 to 10 values, got 0"):
+        over_seeds([])
+
+
+def test_differences_are_taken_seed_by_seed():
+    found = difference({0: 1.0, 1: 12.0, 2: 23.0}, {0: 0.0, 1: 10.0, 2: 20.0, 3: 9.0})
+    assert found is not None and found.mean == 2
+    assert found.high - 2 == pytest.approx(4.3027 / math.sqrt(3))
+    assert difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_the_interval_holds_the_truth_in_19_of_20():
+    draws = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
+    found = [over_seeds(row) for row in draws.tolist()]
+    assert sum(f.low <= 0 <= f.high for f in found) / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_departure_from_the_data():
+    even = {"a": 0.5, "b": 0.5}
+    same = departure({"a": 50, "b": 50}, even)
+    assert same.variation == 0 and same.chi_square == 0 and same.p == 1
+    apart = departure({"a": 60, "b": 40}, even)
+    assert apart.variation == pytest.approx(0.1)
+    assert apart.chi_square == pytest.approx(4.0)
+    assert apart.p == pytest.approx(0.0455, abs=1e-4)
+    assert apart.low < 0.1 < apart.high
+    # The mean absolute deviation of a share of 100 fair draws.
+    assert apart.by_chance == pytest.approx(0.0398, abs=0.002)
+    assert departure({"c": 10}, even).variation == 1
+    with pytest.raises(ValueError, match="cannot compare 0 samples"):
+        departure({}, even)
+
+
+def test_total_variation_and_counts():
+    assert total_variation([0.5, 0.5, 0.0], [0.0, 0.5, 0.5]) == 0.5
+    answers = [{"style": "x", "motion": "y"}, {"style": "x", "motion": "z"}]
+    assert counted(answers) == {"style": {"x": 2}, "motion": {"y": 1, "z": 1}}
+
+
+@pytest.fixture
+def little(tmp_path, monkeypatch):
+    """One arm of six steps on a library of eight clips, and a place to run it in."""
+    small = Library(name="base", clips=8, stills=8)
+    monkeypatch.setitem(LIBRARIES, "base", small)
+    stage = base_stage((32, 32), steps=6, clips=1, image_packs=1)
+    diet = Diet(library="base", clips=lambda f: 1.0, stills=lambda f: 1.0)
+    arm = replace(table()["reference/base"], stage=stage, diet=diet, looks=(3,))
+    after = Arm(study="guidance", name="base", measure="base", of=arm.key)
+    monkeypatch.setattr(work, "table", lambda: {arm.key: arm, after.key: after})
+    monkeypatch.setattr(work, "SEEDS", (0, 1))
+    measured = []
+
+    def measure(subject):
+        measured.append(subject.seed)
+        return Measured({"right": {}}, [torch.zeros(8, 3, 24, 24, dtype=torch.uint8)])
+
+    monkeypatch.setitem(work.MEASURES, "base", measure)
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    pixels = {
+        kind: torch.stack([small.picture(kind, i) for i in range(8)])
+        for kind in ("clips", "stills")
+    }
+    from safetensors.torch import save_file
+
+    save_file(pixels, small.path(folder))
+    end = time.monotonic() + 1000
+    return arm, Place(tmp_path, tmp_path, Letters(), torch.device("cpu"), end), measured
+
+
+def test_a_finished_arm_is_not_done_again(little):
+    arm, place, measured = little
+    work.work(place, [])
+    # A look on the way and the end, then the arm that samples from its weights, of every seed.
+    assert measured == [0, 0, 1, 1, 0, 1]
+    folder = place.folder(arm.key, 0)
+    left = {path.name for path in folder.iterdir()} - {".lock"}
+    assert left == {"result.json", "sheet.png", "stage.json", "model.safetensors"}
+    other = place.folder("guidance/base", 0)
+    assert {path.name for path in other.iterdir()} - {".lock"} == {"result.json", "sheet.png"}
+    result = json.loads((folder / "result.json").read_text())
+    assert result["steps"] == 6 and list(result["looks"]) == ["000003"]
+    work.work(place, [])
+    assert len(measured) == 6
+
+
+def test_a_stopped_arm_goes_on_where_it_was(little):
+    arm, place, _ = little
+    whole = train.trained(arm, 0, place, lambda stage, step: None)
+    other = replace(place, out=place.out / "other")
+    (place.out / "other").mkdir()
+    (other.out / "libraries").symlink_to(place.libraries)
+
+    def stop(stage, step):
+        object.__setattr__(other, "end", 0.0)
+
+    with pytest.raises(Stopped, match="at step 3 of 6"):
+        train.trained(arm, 0, other, stop)
+    object.__setattr__(other, "end", place.end)
+    again = train.trained(arm, 0, other, lambda stage, step: pytest.fail("looked again"))
+    name = "model.safetensors"
+    assert (again / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_failing_arm_leaves_its_error_and_others_are_done(little, monkeypatch):
+    arm, place, measured = little
+    well = work.MEASURES["base"]
+
+    def fail(subject):
+        if subject.seed == 1:
+            raise RuntimeError("no")
+        return well(subject)
+
+    monkeypatch.setitem(work.MEASURES, "base", fail)
+    work.work(place, [])
+    # Nor is what would sample from it.
+    assert set(measured) == {0}
+    assert "RuntimeError: no" in (place.folder(arm.key, 1) / "error.txt").read_text()
+    with work.claimed(place.folder(arm.key, 1)) as free:
+        assert free
+
+
+def test_libraries_are_rendered_once_by_several_processes(tmp_path):
+    little = Library(name="a few", clips=3, stills=2)
+    render_missing([little], tmp_path, 1)
+    pixels = little.opened(tmp_path)
+    assert pixels["clips"].shape == (3, 8, 3, 24, 24) and pixels["stills"].shape[1] == 1
+    assert (pixels["clips"][2] == little.picture("clips", 2)).all()
+    render_missing([little], tmp_path, 1)
+
+
+PARTS_ASKED = ("concept", "style", "motion", "background", "everything", "direction")
+LETTERS_ASKED = ("letter 0", "letter 1", "letter 2", "background", "everything")
+
+
+def made_up(measure: str, right: int) -> dict:
+    """What a measure would have found, had it got so many of a hundred right."""
+    answers = {part: (right, 100) for part in PARTS_ASKED + LETTERS_ASKED}
+    groups = ("seen", "held out", "style of stills", "truth")
+    row = {"right": answers, "frechet": 1.0, "saturation": 0.5, "clipped": 0.1, "psnr": 30.0}
+    settings = [("off", "static")]
+    settings += itertools.product((f"constant {w:g}" for w in WEIGHTS), ("static", "dynamic"))
+    settings += itertools.product((f"oscillating {w:g}" for w in WEIGHTS), ("static", "dynamic"))
+    levels = itertools.product(("truth", "base"), ("none", *(f"{level:g}" for level in LEVELS)))
+    counts = {part: {"x": right, "y": 100 - right} for part in PARTS}
+    return {
+        "base": {"right": dict.fromkeys(groups, answers), "frechet": 1.0},
+        "turning": {"right": dict.fromkeys(groups, answers)},
+        "words": {"right": dict.fromkeys(groups, answers)},
+        "guidance": {
+            "settings": [row | {"guidance": g, "threshold": t} for g, t in settings],
+            "truth": {"saturation": 0.5},
+        },
+        "bias": {
+            "weights": {f"{w:g}": {"counts": counts} for w in BIAS_WEIGHTS},
+            "data": {part: {"x": 0.5, "y": 0.5} for part in PARTS},
+        },
+        "fine": {"rows": [row | {"source": s, "level": level} for s, level in levels]},
+        "crops": CROPS,
+    }[measure]
+
+
+CROPS = dict.fromkeys(
+    ("first frame FID (proxy)", "colour shift", "colour flicker", "change error", "psnr"), 1.0
+)
+
+
+def write(out, arm, seed, right):
+    folder = out / f"{arm.key.replace(' ', '-')}-{seed}"
+    folder.mkdir(parents=True)
+    facts = {"arm": arm.key, "seed": seed, "steps": 9, "parameters": 1, "looks": {}}
+    facts["measured"] = made_up(arm.measure, right)
+    (folder / "result.json").write_text(json.dumps(facts))
+
+
+def test_report_of_made_up_results(tmp_path, capsys):
+    for arm in table().values():
+        less = 10 if arm.key == "size/small" else 0
+        for seed, right in zip(SEEDS, (50, 60, 70), strict=True):
+            if arm.key != "prediction/eps" or seed < 2:
+                write(tmp_path, arm, seed, right - less)
+    report(tmp_path, tmp_path / "docs")
+    facts = json.loads((tmp_path / "report.json").read_text())
+    assert {t["study"] for t in facts["tables"]} | {"bias"} == set(
+        "prediction joint size augmentation guidance text generalisation bias".split()
+    )
+    size = next(t for t in facts["tables"] if t["study"] == "size")
+    medium, small, _ = size["lines"]
+    assert medium["values"]["concept, %"]["mean"] == 60
+    assert small["difference"]["concept, %"] == {"mean": -10, "low": -10, "high": -10, "of": 3}
+    assert facts["bias"][0]["departure"]["variation"] == pytest.approx(0.1)
+    assert facts["missing"] == ["prediction/eps-2"]
+    assert "| small | -10 (-10 to -10)" in (tmp_path / "report.md").read_text()
+    assert "Not finished: prediction/eps-2." in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == {
+        f"study-{n}.png" for n in PLOTS
+    }
+
+
+def test_report_of_nothing_yet(tmp_path, capsys):
+    report(tmp_path, None)
+    assert "reference/base-0" in capsys.readouterr().out
