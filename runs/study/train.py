@@ -68,7 +68,7 @@ def trained(arm: Arm, seed: int, place: Place, look: Callable[[Stage, int], None
     due, loader = Every(SAVE_MINUTES), batches(trainer.data.mix, start=trainer.step, workers=0)
     with noting_interrupt() as stops, closing(loader):
         for batch in loader:
-            rate, norm = trainer.train_on(batch, watch)
+            rate, norm = trainer.train_on(trainer.made_ready(batch), watch)
             trainer.saver.poll()
             if trainer.step % log_every == 0 and trainer.log is not None:
                 facts = {"step": trainer.step, "lr": rate, "grad_norm": norm}
@@ -98,9 +98,7 @@ def ready(arm: Arm, seed: int, place: Place) -> Trainer:
     stage = Stage(arm.stage)
     if latest(folder) is None:
         fit_text(stage, mix, place.encoder)
-    # Half precision pays on a GPU alone: not every CPU computes in it.
-    precision = "bf16" if place.device.type == "cuda" else "fp32"
-    run = RunSpec(seed=seed, precision=precision, keep=1)
+    run = RunSpec(seed=seed, keep=1)
     ranks = Ranks(device=place.device)
     return Trainer(stage, Data(mix, place.encoder), folder, run, ranks=ranks)
 
