@@ -104,7 +104,12 @@ def peak_on_cpu(step) -> int:
 def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path) -> Row:
     rows = wanted.rows or spec.train.clips + spec.train.image_packs
     recompute, device = wanted.recompute, ranks.device.type
-    run = RunSpec(recompute=recompute, accumulate=wanted.accumulate, compiled=wanted.compiled)
+    run = RunSpec(  # what the plan foretells is bfloat16's
+        precision="bf16",
+        recompute=recompute,
+        accumulate=wanted.accumulate,
+        compiled=wanted.compiled,
+    )
     trainer = trainer_of(spec, run, out, ranks)
     parts = trainer.made_ready(batch_of(spec, rows * run.accumulate))
     watch = Watch(trainer.ranks, flops_per_row=1, peak_flops=1.0)
