@@ -97,12 +97,12 @@ def base_stage(widths: Sequence[int] = (64, 128), **train: int) -> StageSpec:
     )
 
 
-def _train(*, steps: int, clips: int, image_packs: int = 0, rate: float = 1e-3) -> TrainSpec:
+def _train(*, steps: int, clips: int, image_packs: int = 0) -> TrainSpec:
     return TrainSpec(
         steps=steps,
         clips=clips,
         image_packs=image_packs,
-        learning_rate=rate,
+        learning_rate=1e-3,
         warmup=100,
         cooldown=steps // 4,
         ema=0.99,
@@ -143,7 +143,6 @@ def crop_stage(predicts: str) -> StageSpec:
         temporal="conv",
         temporal_levels=(0, 1, 2),
         attention_levels=(2,),
-        patch=2,
         head_dim=32,
         embed_dim=128,
         norm="layer",
@@ -155,7 +154,7 @@ def crop_stage(predicts: str) -> StageSpec:
         output=CROP,
         unet=unet,
         sampler=SamplerSpec(num_steps=24, guidance=GuidanceSpec(weight=0.5), aug_logsnr=8.0),
-        train=_train(steps=1600, clips=4, rate=5e-4),
+        train=_train(steps=1600, clips=4),
         weighting=predicts,  # pyright: ignore[reportArgumentType]
         logsnr_shift=-1.0,
         aug_max=0.15,

@@ -30,7 +30,7 @@ SECONDS = 16 / 3
 BASE = VideoFormat(8, 24, 24, 8 / SECONDS)
 FINE = VideoFormat(8, 48, 48, 8 / SECONDS)
 WIDE = VideoFormat(8, 192, 320, 8 / SECONDS)
-CROP = VideoFormat(8, 64, 64, 8 / SECONDS)
+CROP = VideoFormat(8, 48, 48, 8 / SECONDS)
 """What study 1 sees of WIDE."""
 PART = 256
 """Scenes rendered by one call of a worker."""
