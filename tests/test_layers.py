@@ -24,7 +24,7 @@ IS_VIDEO = {
     "data/mix.py",
     "lowres.py",
     "stage.py",
-    "training/trainer.py",
+    "training/ahead.py",
     "training/watch.py",
     "unet/inputs.py",
     "unet/temporal.py",

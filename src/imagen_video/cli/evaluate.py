@@ -7,7 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Asked:
     """What evaluating and sweeping have in common."""
 
