@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from study import train, work
 from study.arms import SEEDS, STICKERS, Arm, always, base_stage, skewed, table
 from study.captions import every_caption
@@ -20,6 +21,7 @@ from study.upsampling import LEVELS
 from study.world import CONCEPTS, GROUNDS, MOTIONS, PARTS, STYLES, caption, held_out, single
 
 from imagen_video.data.stickers.motions import SOLID_MOTIONS
+from imagen_video.text.encoder import TextEmbedding
 
 
 class Letters:
@@ -28,8 +30,6 @@ class Letters:
     name, dim, length = "letters", 384, 32
 
     def __call__(self, prompts):
-        from imagen_video.text.encoder import TextEmbedding
-
         rows = [
             torch.randn(5, 384, generator=torch.Generator().manual_seed(len(p))) for p in prompts
         ]
@@ -161,8 +161,6 @@ def little(tmp_path, monkeypatch):
         kind: torch.stack([small.picture(kind, i) for i in range(8)])
         for kind in ("clips", "stills")
     }
-    from safetensors.torch import save_file
-
     save_file(pixels, small.path(folder))
     end = time.monotonic() + 1000
     return arm, Place(tmp_path, tmp_path, Letters(), torch.device("cpu"), end), measured
