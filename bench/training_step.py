@@ -12,7 +12,6 @@ record of one step, on top of what is kept between steps.
 
 import argparse
 import tempfile
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from imagen_video.info import matrix_rate
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.cache import EmbeddingTable
+from imagen_video.training.engine import uncompiled
 from imagen_video.training.plan import Needs
 from imagen_video.training.run import RunSpec, trained_format
 from imagen_video.training.trainer import Data, Trainer
@@ -127,9 +127,7 @@ def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path
         torch.cuda.reset_peak_memory_stats()
         step()
         peak = torch.cuda.max_memory_allocated()
-    # The counter does not look into what is compiled.
-    plain = torch.compiler.set_stance("force_eager") if run.compiled else nullcontext()
-    with plain, FlopCounterMode(display=False) as counter:
+    with uncompiled(run.compiled), FlopCounterMode(display=False) as counter:
         step()
     needs, all_rows = Needs(spec, TOKENS), rows * run.accumulate
     return Row(

@@ -24,7 +24,7 @@ from imagen_video.data.stickers.scene import Attributes
 from imagen_video.data.stickers.splits import digest
 from imagen_video.files import replacing
 from imagen_video.video import Frames, VideoFormat
-from study.world import MOTIONS, PARTS, TURNING_STYLE, Draw, DrawWords, caption, facts_of, scene
+from study.world import MOTIONS, PARTS, TURNING_STYLE, Draw, DrawWords, caption, scene
 
 SECONDS = 16 / 3
 BASE = VideoFormat(8, 24, 24, 8 / SECONDS)
@@ -200,7 +200,7 @@ class Shelf:
         chosen = self.chosen[kind]
         place = chosen[int(len(chosen) * fraction(self.seed, kind == "clips", index))]
         facts = self.facts[kind][place]
-        return Example(self.pixels[kind][place], self.diet.caption(facts, place), facts_of(facts))
+        return Example(self.pixels[kind][place], self.diet.caption(facts, place), facts.known())
 
     def position(self, clips: int, stills: int) -> dict[str, Position]:
         return {self.diet.library: Position(clips, stills)}

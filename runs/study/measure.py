@@ -31,7 +31,6 @@ from study.world import (
     TURNING_STYLE,
     caption,
     combinations,
-    facts_of,
     held_out,
     single,
     spelled,
@@ -182,7 +181,7 @@ def colourfulness(clips: Clips) -> dict[str, float]:
 def bias(subject: Subject) -> Measured:
     """What is made of prompts that name a thing and nothing else, and what the data holds."""
     library = LIBRARIES[subject.diet.library].facts("clips")
-    data = [facts_of(library[i]) for i in subject.diet.chosen("clips")]
+    data = [library[i].known() for i in subject.diet.chosen("clips")]
     asked = [single(concept, STYLES[0], None, GROUNDS[0]) for concept in CONCEPTS] * EACH
     captions = [caption(facts, PARTS) for facts in asked]
     found, shown = {}, []
@@ -222,7 +221,7 @@ def turning(subject: Subject) -> Measured:
     everything = [*zip(groups, asked, clips, strict=False)]
     everything += [("truth", library.facts("clips")[i], pixels[i]) for i in true]
     for group in found:
-        marks = [rotation(clip, facts_of(f)) == f.motion for g, f, clip in everything if g == group]
+        marks = [rotation(clip, f.known()) == f.motion for g, f, clip in everything if g == group]
         found[group]["direction"] = (sum(marks), len(marks))
     return Measured({"right": found}, clips[:SHEET_ROWS])
 

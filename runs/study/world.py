@@ -7,7 +7,7 @@ drawn is independent, but for the pairs of thing and motion that no training cli
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -156,8 +156,3 @@ class DrawWords:
 def pick(what: str, index: int, items: Sequence[str]) -> str:
     """One of the items, a function of the index."""
     return items[int(len(items) * digest(what, str(index)))]
-
-
-def facts_of(attributes: Attributes) -> dict[str, str]:
-    """The facts that are there, to be written down."""
-    return {name: value for name, value in asdict(attributes).items() if value is not None}

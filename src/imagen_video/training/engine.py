@@ -1,6 +1,7 @@
 """What is done to a network from outside before it trains: memory, compilation, sharding."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def compile_blocks(unet: VideoUNet) -> None:
     for block in blocks:
         # Sizes that differ between blocks do not differ from step to step.
         block.compile(dynamic=False)
+
+
+def uncompiled(compiled: bool) -> AbstractContextManager:
+    """Where compiled blocks run as they were written: for steps too few to be compiled for, and for
+    what counts operations."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def blocks_of(unet: VideoUNet) -> list[nn.Module]:

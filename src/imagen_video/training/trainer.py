@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from imagen_video.training import checkpoint
 from imagen_video.training.ahead import Ready, ahead, make_ready
 from imagen_video.training.dry import training_flops
 from imagen_video.training.ema import EMA
-from imagen_video.training.engine import make_optimizer, prepare, set_rate
+from imagen_video.training.engine import make_optimizer, prepare, set_rate, uncompiled
 from imagen_video.training.guard import ROLLBACKS, Guard, Verdict
 from imagen_video.training.lora import ADAPTER, Lora
 from imagen_video.training.resume import refuse_other
@@ -222,7 +222,8 @@ class Trainer:
         if self.data.validation is None:
             return None
         losses: list[torch.Tensor] = []
-        with torch.no_grad(), self.ema.in_place_of(self.stage.unet), self._uncompiled():
+        unet, compiled = self.stage.unet, self.run_spec.compiled
+        with torch.no_grad(), self.ema.in_place_of(unet), uncompiled(compiled):
             for step in range(len(self.data.validation)):
                 parts = self.made_ready(self.data.validation[step])
                 for i, time_ in enumerate(VALIDATION_TIMES):
@@ -236,11 +237,6 @@ class Trainer:
         values = torch.cat(losses)
         total, count = self.ranks.total(torch.stack([values.sum(), values.new_tensor(len(values))]))
         return float(total / count)
-
-    def _uncompiled(self) -> AbstractContextManager:
-        """A few batches without gradients are not worth compiling for."""
-        compiled = self.run_spec.compiled
-        return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
     def _facts(self, step: int) -> dict:
         """What this run is, and where its data stands before a step."""

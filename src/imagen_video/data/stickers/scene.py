@@ -37,6 +37,10 @@ class Attributes:
     word: str | None = None
     ink: str | None = None
 
+    def known(self) -> dict[str, str]:
+        """The facts that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
 
 @dataclass(frozen=True)
 class Actor:

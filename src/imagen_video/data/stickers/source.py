@@ -1,10 +1,9 @@
 """The sticker world as a source of training examples."""
 
-from dataclasses import asdict
 from typing import Literal
 
 from imagen_video.data.clips import Crop, Example, Position
-from imagen_video.data.stickers import Scene, StickerWorld, render
+from imagen_video.data.stickers import StickerWorld, render
 from imagen_video.video import VideoFormat
 
 
@@ -18,16 +17,12 @@ class StickerSource:
 
     def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         scene = self.world.clip(index)
-        return Example(render(scene, format, crop=crop), scene.caption, _facts(scene))
+        return Example(render(scene, format, crop=crop), scene.caption, scene.attributes.known())
 
     def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         scene = self.world.image(index)
         still = Crop(0, crop.top, crop.left, 1, crop.height, crop.width)
-        return Example(render(scene, format, crop=still), scene.caption, _facts(scene))
+        return Example(render(scene, format, crop=still), scene.caption, scene.attributes.known())
 
     def position(self, clips: int, stills: int) -> dict[str, Position]:
         return {"stickers": Position(clips, stills)}
-
-
-def _facts(scene: Scene) -> dict[str, str]:
-    return {name: value for name, value in asdict(scene.attributes).items() if value is not None}
