@@ -65,10 +65,9 @@ class Trainer:
         lora: Lora | None = None,
     ):
         self.stage, self.data, self.out, self.run_spec = stage, data, out, run
-        self.lora = lora
+        self.lora, self.ranks = lora, ranks or Ranks()
         if lora is not None:
             lora.adapt(stage.unet)
-        self.ranks = ranks or Ranks()
         self.train: TrainSpec = stage.spec.train
         check_shares(data.mix.total, self.ranks.ranks, run.accumulate)
         bf16 = run.half(self.ranks.device)
