@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent.parent / "src" / "imagen_video"
 LAYERS = (
-    {"shapes", "files", "distributed", "video", "pictures", "pyav", "motion", "presets"}
+    {"shapes", "files", "memory", "distributed", "video", "pictures", "pyav", "motion", "presets"}
     | {"spec", "spec_unet", "spec_json"},
     {"diffusion", "unet", "text"},
     {"lowres", "weights", "stage", "sampling", "cascade", "info"},

@@ -57,8 +57,14 @@ def matrix_rate(repeats: int = 5, *, device: str | torch.device = "cpu") -> floa
     return 2 * side**3 / best
 
 
-def flops_per_call(unet: VideoUNet, spec: StageSpec, frames: int, tokens: int) -> int:
-    """FLOPs of one call on one clip with one caption, counted on the meta device."""
+def flops_per_call(
+    unet: VideoUNet, spec: StageSpec, frames: int, tokens: int, *, around: int = 0
+) -> int:
+    """FLOPs of one call on one clip with one caption, counted on the meta device.
+
+    `around` more frames on each side are looked at, as in a window of a longer clip.
+    """
+    inner, frames = slice(around, around + frames), frames + 2 * around
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         high, low = spec.output, None
         if spec.input is not None:
@@ -67,7 +73,7 @@ def flops_per_call(unet: VideoUNet, spec: StageSpec, frames: int, tokens: int) -
         seen = torch.ones(1, 1, tokens, dtype=torch.bool)
         level = None if low is None else torch.zeros(1)
         cond = Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
-        unet(torch.zeros(1, frames, 3, *high.size), torch.zeros(1), cond)
+        unet(torch.zeros(1, frames, 3, *high.size), torch.zeros(1), cond, inner)
     return counter.get_total_flops()
 
 
@@ -82,11 +88,12 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
     weights = guidance_weights(spec.sampler.guidance, steps, schedule)
     guided = any(weights)
     calls = sum(2 if weight else 1 for weight in weights)
-    # Windows compute the frames that they share with their neighbours twice.
-    windows, shared = 1, 0
-    if spec.sampler.window:
-        windows, shared = -(-frames // spec.sampler.window), 2 * spec.unet.temporal_reach
-    overlap = (frames + (windows - 1) * shared) / frames
+    # Windows compute a part of the frames that they share with their neighbours twice.
+    whole, window = per_call, spec.sampler.window
+    if window:
+        seen = flops_per_call(unet, spec, window, tokens, around=spec.unet.temporal_reach)
+        alone = flops_per_call(unet, spec, window, tokens)
+        whole += (-(-frames // window) - 1) * (seen - alone)
     return Row(
         stage=spec.name,
         kind=spec.kind,
@@ -94,11 +101,11 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
         parameters=parameters,
         flops_per_call=per_call,
         calls=calls,
-        flops=round(per_call * calls * overlap),
+        flops=whole * calls,
         steps=steps,
         guided=guided,
         memory_bytes=working_dtype().itemsize * parameters + _activations(spec, guided),
-        seconds=per_call * calls * overlap / rate,
+        seconds=whole * calls / rate,
         levels=tuple(_level(spec, i) for i in range(len(spec.unet.widths))),
     )
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from imagen_video.diffusion.sampler import Noise, SamplerState
 from imagen_video.files import replacing
+from imagen_video.memory import return_freed_memory
 from imagen_video.shapes import UInt8
 from imagen_video.spec import SamplerSpec
 from imagen_video.stage import Stage
@@ -94,6 +95,7 @@ class Low:
 
 def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[Progress]:
     """One stage for one prompt, to `frames` frames; the last Progress carries the video."""
+    return_freed_memory()
     spec, noise = stage.spec, Noise(run.wanted.seed)
     sampler = override(spec.sampler, run.wanted)
     small, fps = None, spec.output.fps

@@ -96,9 +96,10 @@ class Stage:
             for start in range(0, z.shape[1], window):
                 stop = min(start + window, z.shape[1])
                 first, last = max(0, start - reach), min(z.shape[1], stop + reach)
-                raw = self.unet(z[:, first:last], logsnr, cond.window(first, last))
-                raw = raw[:, start - first : stop - first]
-                v[:, start:stop] = self._read(z[:, start:stop], raw, logsnr).v
+                seen, inner = cond.window(first, last), slice(start - first, stop - first)
+                v[:, start:stop] = self._read(
+                    z[:, start:stop], self.unet(z[:, first:last], logsnr, seen, inner), logsnr
+                ).v
             return Denoised(z, v, logsnr)
 
         return denoise

@@ -189,6 +189,12 @@ T, S, K = (CosineSchedule()(torch.tensor([u], dtype=torch.float64)) for u in (0.
 AROUND = Levels(T, S, K, same_denoiser=True)
 
 
+def after(move: Move, z: float, x: float, noise: float) -> float:
+    """z_s of a move from z_t with x known: a move may use up what it is given."""
+    now = Denoised.from_x(clips([z]), clips([x]), T)
+    return float(move(now, None, AROUND, lambda: clips([noise])))
+
+
 def test_posterior_is_bayes_rule():
     """q(z_s | z_t, x): the prior N(alpha_s x, sigma_s^2) times the likelihood of z_t given z_s."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = parts(float(T)), parts(float(S))
@@ -197,20 +203,14 @@ def test_posterior_is_bayes_rule():
     variance = 1 / (1 / sigma_s**2 + step**2 / step_variance)
     mean = variance * (alpha_s * x / sigma_s**2 + step * z_t / step_variance)
 
-    now = Denoised.from_x(clips([z_t]), clips([x]), T)
-    quiet, loud = (
-        float(ancestral(0.0)(now, None, AROUND, lambda n=n: clips([n]))) for n in (0.0, 1.0)
-    )
+    quiet, loud = (after(ancestral(0.0), z_t, x, noise) for noise in (0.0, 1.0))
     assert abs(quiet - mean) < 1e-12
     assert abs((loud - quiet) ** 2 - variance) < 1e-12
 
 
 def test_forward_variance_bound_is_the_forward_step():
     (alpha_t, sigma_t), (alpha_s, sigma_s) = parts(float(T)), parts(float(S))
-    now = Denoised.from_x(clips([0.9]), clips([-0.4]), T)
-    quiet, loud = (
-        float(ancestral(1.0)(now, None, AROUND, lambda n=n: clips([n]))) for n in (0.0, 1.0)
-    )
+    quiet, loud = (after(ancestral(1.0), 0.9, -0.4, noise) for noise in (0.0, 1.0))
     forward = (loud - quiet) ** 2
     assert abs((alpha_t / alpha_s) ** 2 * sigma_s**2 + forward - sigma_t**2) < 1e-12
 

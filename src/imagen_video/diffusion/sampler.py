@@ -53,14 +53,16 @@ class Levels:
 
 
 Move = Callable[[Denoised, Denoised | None, Levels, Callable[[], Video]], Video]
-"""(now, before, levels, draw) -> z_s: before is the step before, draw() this step's noise."""
+"""(now, before, levels, draw) -> z_s: before is the step before, draw() this step's noise.
+
+A move outside MULTISTEP may write z_s over now.v."""
 
 
 def ddim(
     now: Denoised, before: Denoised | None, levels: Levels, draw: Callable[[], Video]
 ) -> Video:
     """The deterministic first-order move: alpha_s x + sigma_s eps."""
-    return now.at(levels.logsnr_s)
+    return now.turned(levels.logsnr_s)
 
 
 def ancestral(gamma: float) -> Move:
@@ -77,8 +79,8 @@ def ancestral(gamma: float) -> Move:
         fresh = -torch.expm1(difference)
         of_z, of_x = difference.exp() * alpha_s / alpha_t, fresh * alpha_s
         spread = fresh.sqrt() * sigma_s ** (1 - gamma) * sigma_t**gamma
-        z = now.z.mul(expand(of_z + of_x * alpha_t, now.z))
-        z.addcmul_(now.v, expand(-of_x * sigma_t, z))
+        z = now.v.mul_(expand(-of_x * sigma_t, now.z))
+        z.addcmul_(now.z, expand(of_z + of_x * alpha_t, z))
         return z.addcmul_(draw(), expand(spread, z))
 
     return move
@@ -91,7 +93,7 @@ def stochastic(
     alpha_s, sigma_s = alpha_sigma(levels.logsnr_s)
     alpha_k, _ = alpha_sigma(levels.logsnr_k)
     fresh = -torch.expm1(levels.logsnr_s - levels.logsnr_k)
-    z = now.at(levels.logsnr_k).mul_(expand(alpha_s / alpha_k, now.z))
+    z = now.turned(levels.logsnr_k).mul_(expand(alpha_s / alpha_k, now.z))
     return z.addcmul_(draw(), expand(fresh.sqrt() * sigma_s, z))
 
 

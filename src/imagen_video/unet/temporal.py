@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from imagen_video.shapes import Bool, Float, Int
 from imagen_video.unet.attention import attend
 from imagen_video.unet.embed import sinusoidal
-from imagen_video.unet.spatial import make_norm, zero
+from imagen_video.unet.spatial import make_norm, swish, zero
 
 # Relative distances beyond this many frames share one bias.
 MAX_DISTANCE = 32
@@ -117,7 +117,7 @@ class TemporalConv(nn.Module):
         self, x: Float[Tensor, "bf c h w"], is_video: Bool[Tensor, " b"], index: Int[Tensor, " f"]
     ) -> Float[Tensor, "bf c h w"]:
         clips, height = is_video.shape[0], x.shape[2]
-        h = F.silu(self.norm(x))
+        h = swish(self.norm(x))
         h = rearrange(h, "(b f) c h w -> b c f (h w)", b=clips)
         h = self.conv(h) * is_video[:, None, None, None]
         return x + rearrange(h, "b c f (h w) -> (b f) c h w", h=height)

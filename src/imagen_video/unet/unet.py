@@ -9,11 +9,12 @@ from imagen_video.shapes import Bool, Float, Int
 from imagen_video.spec_unet import UNetSpec
 from imagen_video.unet.embed import LevelEmbedding, TextIn, TextPool
 from imagen_video.unet.inputs import Conditioning
-from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, zero
+from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, swish, zero
 from imagen_video.unet.temporal import FramePosition, PlaceAndTime, make_temporal
 from imagen_video.video import PerClip, Video
 
 LONG_SKIP = 2**-0.5
+ALL = slice(None)
 
 
 class Block(nn.Module):
@@ -70,6 +71,11 @@ class Told:
         self.emb, self.text, self.text_mask = emb, text, text_mask
         self.is_video, self.index = is_video, index
 
+    def of(self, inner: slice) -> "Told":
+        """What blocks that see these frames alone are told; captions hold for whole clips."""
+        emb = frames_of(self.emb, inner, len(self.is_video))
+        return Told(emb, self.text, self.text_mask, self.is_video, self.index[inner])
+
 
 class VideoUNet(nn.Module):
     """(z, logsnr, conditioning) -> a video of the same shape, read as v or x by the stage.
@@ -125,8 +131,14 @@ class VideoUNet(nn.Module):
                 inside = [2 * width] + [width] * (blocks - 1)
                 self.up.append(Blocks(Block(spec, level, i) for i in inside))
 
-    def forward(self, z: Video, logsnr: PerClip, cond: Conditioning) -> Video:
-        """Height and width must be multiples of `spec.multiple` (ValueError names the nearest)."""
+    def forward(
+        self, z: Video, logsnr: PerClip, cond: Conditioning, inner: slice = ALL
+    ) -> Float[Tensor, "b _f c h w"]:
+        """Height and width must be multiples of `spec.multiple` (ValueError names the nearest).
+
+        Of a window of frames, only the `inner` ones are answered for: the others are there to be
+        looked at, and dropped where nothing after mixes frames any more.
+        """
         clips = z.shape[0]
         self._check(z, cond)
         low = self._fold_low(z, cond)
@@ -135,24 +147,29 @@ class VideoUNet(nn.Module):
         if self.place is not None:
             h = h + self.place((h.shape[2], h.shape[3]), told.index, cond.is_video)
         if low is not None and self.low_in is not None:
-            h = h + self.low_in(low)
-        h = self._levels(h, told)
-        raw = self.out(F.silu(self.out_norm(h)))
+            h = h.add_(self.low_in(low))
+        h = self._levels(h, told, inner)
+        raw = self.out(swish(self.out_norm(h)))
         if low is not None and self.low_out is not None:
-            raw = raw + self.low_out(low)
+            raw = raw.add_(self.low_out(frames_of(low, inner, clips)))
         return unfold(raw, self.spec.patch, clips)
 
-    def _levels(self, h: Tensor, told: Told) -> Tensor:
-        skips = []
+    def _levels(self, h: Tensor, told: Told, inner: slice) -> Tensor:
+        skips, clips = [], len(told.is_video)
         for level, blocks in enumerate(self.down):
             if level:
                 skips.append(h)
                 h = self.shrink[level - 1](h)
             h = blocks(h, told)
-        for level in reversed(range(len(self.up))):
-            h = F.interpolate(self.grow[level](h), scale_factor=2.0, mode="nearest")
-            h = torch.cat([h, skips[level] * LONG_SKIP], 1)
-            h = self.up[level](h, told)
+        for level in reversed(range(-1, len(self.up))):
+            if level + 1 == min((*self.spec.temporal_levels, len(self.up))):
+                # No layer that is left mixes frames.
+                h, told = frames_of(h, inner, clips), told.of(inner)
+                skips = [frames_of(skip, inner, clips) for skip in skips]
+            if level >= 0:
+                h = F.interpolate(self.grow[level](h), scale_factor=2.0, mode="nearest")
+                h = torch.cat([h, skips[level] * LONG_SKIP], 1)
+                h = self.up[level](h, told)
         return h
 
     def _tell(self, logsnr: PerClip, cond: Conditioning, frames: int) -> Told:
@@ -222,6 +239,11 @@ def start_as_bilinear(conv: nn.Conv2d, *, fold: int, factor: int) -> None:
     inputs, outputs = fold * fold, patch * patch
     for c in range(3):
         conv.weight[c * outputs : (c + 1) * outputs, c * inputs : (c + 1) * inputs] = kernel
+
+
+def frames_of(x: Float[Tensor, "bf *rest"], inner: slice, clips: int) -> Float[Tensor, "n *rest"]:
+    """Some frames of every clip."""
+    return x if inner == ALL else x.unflatten(0, (clips, -1))[:, inner].flatten(0, 1)
 
 
 def fold(x: Float[Tensor, "b f c H W"], patch: int) -> Float[Tensor, "bf cpp h w"]:
