@@ -3,7 +3,7 @@
 import ctypes
 import platform
 
-MOST_KEPT = 2**30
+MOST_KEPT = 2**28
 """Bytes: larger blocks, the whole clips of the last stage, still go back to the system at once."""
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Names of glibc's mallopt."""

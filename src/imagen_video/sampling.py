@@ -20,7 +20,7 @@ from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import Frames, VideoWriter, to_float, to_uint8
 
 # Frames turned to 8 bits at a time: a copy of the last stage's whole clip would be 1.5 GB.
-CHUNK = 16
+CHUNK = 4
 # Values of a video sampled at once by `run_in_parts`, more than a 128x768x1280 clip has: three
 # float32 tensors of this size are 6 GiB.
 PART = 2**29
@@ -189,8 +189,11 @@ def save_video(path: str | Path, frames: Frames, *, fps: float, metadata: dict[s
 
 def _frames_of(state: SamplerState) -> Frames:
     """The state's clean video in 8 bits, a few frames at a time."""
-    starts = range(0, state.z.shape[1], CHUNK)
-    return torch.cat([to_uint8(state.x_of(slice(i, i + CHUNK))[0]).cpu() for i in starts])
+    frames = torch.empty(state.z.shape[1:], dtype=torch.uint8)
+    for start in range(0, len(frames), CHUNK):
+        part = slice(start, start + CHUNK)
+        frames[part] = to_uint8(state.x_of(part)[0])
+    return frames
 
 
 def _pad(
