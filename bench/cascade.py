@@ -20,6 +20,7 @@ from common import ceiling_lines, ceilings, machine, seconds, table, write_json
 
 from imagen_video import presets
 from imagen_video.info import flops_per_call
+from imagen_video.memory import keep_freed_memory
 from imagen_video.spec import StageSpec
 from imagen_video.stage import build_unet
 from imagen_video.unet.inputs import Conditioning
@@ -52,6 +53,7 @@ def inputs(spec: StageSpec, frames: int) -> tuple[torch.Tensor, torch.Tensor, Co
 
 def measure(spec: StageSpec, rounds: int) -> Row:
     """One stage in this process."""
+    keep_freed_memory()
     torch.manual_seed(0)
     window = spec.sampler.window or spec.output.frames
     around = spec.unet.temporal_reach if window < spec.output.frames else 0

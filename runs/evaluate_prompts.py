@@ -28,6 +28,7 @@ from imagen_video.data.stickers.evaluation import FIELDS, eval_prompts
 from imagen_video.data.stickers.motions import MOTIONS
 from imagen_video.data.stickers.splits import held_out_colour, held_out_motion
 from imagen_video.files import replacing
+from imagen_video.memory import keep_freed_memory
 from imagen_video.metrics.measures import percent
 from imagen_video.metrics.panel import SHIPPED, Panel
 from imagen_video.pictures import contact_sheet, write_png
@@ -82,6 +83,7 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     panel = Panel.load(options.judges, COLOURS)
     rows = eval_prompts()[options.skip :][: options.prompts or (16 if options.final else 64)]
     options.out.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ from imagen_video.data.clips import Crop
 from imagen_video.data.stickers import Scene, StickerWorld, render
 from imagen_video.files import replacing
 from imagen_video.lowres import low_from_truth
+from imagen_video.memory import keep_freed_memory
 from imagen_video.metrics.measures import blend, decibels, psnr, squared_error
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec import CascadeSpec, StageSpec
@@ -73,6 +74,7 @@ class Options:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     if options.stage_folder:
         cascade = around(load_stage(options.stage_folder, dtype=working_dtype()))
     else:

@@ -14,6 +14,7 @@ import torch
 
 from imagen_video.cascade import Cascade
 from imagen_video.data.stickers.evaluation import eval_prompts
+from imagen_video.memory import keep_freed_memory
 from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.video import Frames, resize, to_float, to_uint8
 
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--videos", type=int, default=2)
     options = parser.parse_args()
+    keep_freed_memory()
     cascade = Cascade.from_pretrained(options.model)
     prompts = [row["prompt"] for row in eval_prompts()]
     base = cascade(prompts[:16], until="base").frames

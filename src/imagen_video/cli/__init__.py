@@ -12,7 +12,6 @@ from imagen_video.cli.export import Export, run_export
 from imagen_video.cli.plan import Plan, run_plan
 from imagen_video.cli.sample import Generate, Upscale, run_generate, run_upscale
 from imagen_video.cli.train import Train, run_train
-from imagen_video.memory import keep_freed_memory
 
 
 @dataclass
@@ -57,7 +56,6 @@ def main() -> None:
     """Entry point: a bad input is one line on stderr and exit code 2."""
     kinds = {run.__name__.removeprefix("run_"): kind for kind, run in COMMANDS.items()}
     options = tyro.extras.subcommand_cli_from_dict(kinds, prog="imagen-video")
-    keep_freed_memory()
     try:
         _refuse_repeated(sys.argv)
         COMMANDS[type(options)](options)

@@ -56,7 +56,9 @@ def run_evaluate(options: Evaluate) -> None:
 
     from imagen_video.evaluation.evaluate import EvaluationSpec, evaluate
     from imagen_video.evaluation.report import as_table
+    from imagen_video.memory import keep_freed_memory
 
+    keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     asked = {f.name: getattr(options, f.name) for f in fields(EvaluationSpec)}
@@ -94,7 +96,9 @@ def run_sweep(options: Sweep) -> None:
     from imagen_video.cascade import Cascade
     from imagen_video.evaluation.evaluate import EvaluationSpec
     from imagen_video.evaluation.sweep import SweepSpec, as_table, sweep
+    from imagen_video.memory import keep_freed_memory
 
+    keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     spec = SweepSpec(

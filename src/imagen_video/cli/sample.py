@@ -64,6 +64,7 @@ class Upscale:
 
 def run_generate(options: Generate) -> None:
     from imagen_video.cascade import Cascade
+    from imagen_video.memory import keep_freed_memory
     from imagen_video.sampling import SampleSpec, save_video
 
     prompts = _prompts(options)
@@ -79,6 +80,7 @@ def run_generate(options: Generate) -> None:
         until=options.until,
         start=options.start,
     )
+    keep_freed_memory()
     cascade = Cascade.from_pretrained(options.model)
     frames, fps = (low.frames, low.fps) if low else (None, None)
     last = cascade.plan(wanted, low_frames=None if low is None else len(low.frames))[-1].spec.name
@@ -98,11 +100,13 @@ def run_generate(options: Generate) -> None:
 
 def run_upscale(options: Upscale) -> None:
     from imagen_video.cascade import Cascade
+    from imagen_video.memory import keep_freed_memory
     from imagen_video.sampling import SampleSpec, save_video
     from imagen_video.video import read_video
 
     _probe([options.output])
     clip = read_video(options.video, max_frames=options.max_frames)
+    keep_freed_memory()
     cascade = Cascade.from_pretrained(options.model)
     _check_even(clip, [cascade.spec.stage(name).space_factor for name in options.stages])
     steps = cascade.upscale(
