@@ -241,7 +241,7 @@ def start_as_bilinear(conv: nn.Conv2d, *, fold: int, factor: int) -> None:
         conv.weight[c * outputs : (c + 1) * outputs, c * inputs : (c + 1) * inputs] = kernel
 
 
-def frames_of(x: Float[Tensor, "bf *rest"], inner: slice, clips: int) -> Float[Tensor, "n *rest"]:
+def frames_of(x: Float[Tensor, "bf ..."], inner: slice, clips: int) -> Float[Tensor, "n ..."]:
     """Some frames of every clip."""
     return x if inner == ALL else x.unflatten(0, (clips, -1))[:, inner].flatten(0, 1)
 
