@@ -1,7 +1,7 @@
 """The paper's findings, tested in a sub-world of the stickers that small networks can learn.
 
     python runs/studies.py prepare                     # captions, judges, textures: ~15 minutes
-    python runs/studies.py run --jobs 2                # all arms on two cores, ~12 hours
+    python runs/studies.py run --jobs 2                # all arms on two cores, ~8 hours
     python runs/studies.py run --device cuda --jobs 15 # on a GPU with 16 cores
     python runs/studies.py report                      # tables and plots of what there is so far
 

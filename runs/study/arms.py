@@ -90,7 +90,7 @@ def base_stage(widths: Sequence[int] = (64, 128), **train: int) -> StageSpec:
         output=BASE,
         unet=unet,
         sampler=SamplerSpec(num_steps=16, guidance=GUIDED),
-        train=_train(**({"steps": 1600, "clips": 6, "image_packs": 10} | train)),
+        train=_train(**({"steps": 1200, "clips": 6, "image_packs": 10} | train)),
         logsnr_shift=-3.0,
         image_logsnr_shift=-1.0,
         max_weight=4.0,
@@ -154,7 +154,7 @@ def crop_stage(predicts: str) -> StageSpec:
         output=CROP,
         unet=unet,
         sampler=SamplerSpec(num_steps=24, guidance=GuidanceSpec(weight=0.5), aug_logsnr=8.0),
-        train=_train(steps=1600, clips=4),
+        train=_train(steps=1200, clips=4),
         weighting=predicts,  # pyright: ignore[reportArgumentType]
         logsnr_shift=-1.0,
         aug_max=0.15,
