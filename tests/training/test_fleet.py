@@ -85,6 +85,20 @@ FAKES = {
 }
 
 
+def on_a_cluster(programs: Path, texts: dict[str, str]) -> dict[str, str]:
+    """The variables of a job, with these programs in its path."""
+    for name, does in texts.items():
+        (programs / name).write_text(f"#!/bin/bash\n{does}\n")
+        (programs / name).chmod(0o755)
+    return os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "SLURM_ARRAY_TASK_ID": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_GPUS_ON_NODE": "8",
+        "SLURM_JOB_ID": "7",
+    }
+
+
 def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path, monkeypatch):
     """The script is run by bash; the cluster's own programs are not there, and only tell."""
     jobs = jobs_of(presets.mini(), tmp_path / "out dir", ["--data", "my $clips"], steps=None)
@@ -92,16 +106,7 @@ def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "my bin" / "python"))
     write_slurm(tmp_path / "train.slurm", jobs, tmp_path / "out dir")
     assert (tmp_path / "out dir").is_dir()  # Slurm fails a job whose output has no folder
-    for name, does in FAKES.items():
-        (tmp_path / "my bin" / name).write_text(f"#!/bin/bash\n{does}\n")
-        (tmp_path / "my bin" / name).chmod(0o755)
-    environment = os.environ | {
-        "PATH": f"{tmp_path}/my bin:{os.environ['PATH']}",
-        "SLURM_ARRAY_TASK_ID": "2",
-        "SLURM_NNODES": "1",
-        "SLURM_GPUS_ON_NODE": "8",
-        "SLURM_JOB_ID": "7",
-    }
+    environment = on_a_cluster(tmp_path / "my bin", FAKES)
     said = subprocess.run(
         ["bash", str(tmp_path / "train.slurm")], capture_output=True, text=True, env=environment
     )
@@ -111,6 +116,32 @@ def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path, monkeypatch):
     start = lines.index("train")
     assert tuple(lines[start:]) == (*jobs[2].arguments, "--device", "cuda")
     assert jobs[2].arguments[2] == "ssr1"
+
+
+def test_the_slurm_script_lets_training_save_and_queues_again(tmp_path, monkeypatch):
+    """Slurm tells the script alone, three minutes before the time is over."""
+    jobs = jobs_of(presets.mini(), tmp_path, [], steps=None)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    write_slurm(tmp_path / "train.slurm", jobs, tmp_path)
+    saves = "trap 'sleep 0.3; echo saved; exit 0' TERM; echo started; while :; do sleep 0.05; done"
+    tells = '[ "$1" = show ] && echo node1 || echo "$@"'
+    environment = on_a_cluster(tmp_path / "bin", FAKES | {"torchrun": saves, "scontrol": tells})
+    script = ["bash", str(tmp_path / "train.slurm")]
+    job = subprocess.Popen(script, stdout=subprocess.PIPE, text=True, env=environment)
+    assert job.stdout is not None and job.stdout.readline() == "started\n"
+    job.terminate()
+    assert job.communicate(timeout=20)[0].splitlines() == ["saved", "requeue 7"]
+    assert job.returncode == 0
+
+
+def test_a_failed_job_of_slurm_fails(tmp_path, monkeypatch):
+    jobs = jobs_of(presets.mini(), tmp_path, [], steps=None)
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    write_slurm(tmp_path / "train.slurm", jobs, tmp_path)
+    environment = on_a_cluster(tmp_path / "bin", FAKES | {"torchrun": "exit 3"})
+    assert subprocess.run(["bash", str(tmp_path / "train.slurm")], env=environment).returncode == 3
 
 
 def test_the_slurm_script_starts_as_many_processes_as_can_share_the_batch(tmp_path):

@@ -135,7 +135,7 @@ def _last_words(job: Job) -> str:
 
 SLURM = """\
 #!/bin/bash
-# One job a stage; submitted again, each goes on where it was.
+# One job a stage; before its time is over each saves and queues again, to go on where it was.
 #SBATCH --job-name=imagen-video
 #SBATCH --array=0-{last}
 #SBATCH --nodes=1
@@ -143,7 +143,7 @@ SLURM = """\
 #SBATCH --gpus-per-node=8
 #SBATCH --time=24:00:00
 #SBATCH --requeue
-#SBATCH --signal=TERM@180
+#SBATCH --signal=B:TERM@180
 #SBATCH --output={said}
 
 commands=(
@@ -155,7 +155,10 @@ processes=({processes})
 srun --kill-on-bad-exit=1 bash -c 'exec "$TORCHRUN" --shutdown-timeout=170 \\
     --nnodes="$SLURM_NNODES" --nproc-per-node="$0" --rdzv-backend=c10d \\
     --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$(scontrol show hostnames | head -n1):29500" \\
-    -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}" "${{processes[$SLURM_ARRAY_TASK_ID]}}"
+    -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}" "${{processes[$SLURM_ARRAY_TASK_ID]}}" &
+training=$!
+trap 'kill -TERM $training; wait $training; scontrol requeue "$SLURM_JOB_ID"; exit' TERM
+wait $training
 """
 
 
