@@ -11,7 +11,16 @@ from imagen_video.cascade import Cascade
 from imagen_video.cli import main
 from imagen_video.evaluation.report import Section
 from imagen_video.evaluation.scores import Measure
-from imagen_video.evaluation.sweep import Row, SweepSpec, draw, guidance_of, in_order, samplers
+from imagen_video.evaluation.sweep import (
+    Row,
+    SweepSpec,
+    as_table,
+    draw,
+    guidance_of,
+    in_order,
+    samplers,
+)
+from imagen_video.metrics.judge import Accuracy
 from imagen_video.spec import GuidanceSpec
 
 
@@ -50,7 +59,8 @@ def row(weight: float, fit: tuple[float, float, float], fvd: float) -> Row:
         Measure(name="fit", low=fit[0], value=fit[1], high=fit[2], **common),
         Measure(name="FVD", value=fvd, **common),
     ]
-    section = Section(name="base", format="", measures=measures)
+    judge = Accuracy("motion", "24x40", 399, 400)
+    section = Section(name="base", format="", frames=16, measures=measures, judges=[judge])
     sampler = presets.tiny().stages[0].sampler
     sampler = replace(sampler, guidance=GuidanceSpec(weight=weight))
     return Row(name=f"ddim, guidance {weight}", curve="ddim", sampler=sampler, section=section)
@@ -65,6 +75,15 @@ def test_the_best_fits_as_well_as_any_and_is_nearest(tmp_path):
     assert [r.sampler.guidance.weight for r in in_order(rows)] == [2, 4, 0]
     draw(in_order(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_says_what_its_numbers_are():
+    rows = [replace(row(w, (45.0, 50.0, 55.0), 20.0), notes=["few"]) for w in (2.0, 4.0)]
+    head, first, _, judges, *notes = as_table(rows).splitlines()
+    assert "FVD (proxy)" in head and "fit (proxy)" in head
+    assert "50 (45 to 55)" in first and "20" in first
+    assert judges == "judges on held-out ground truth: motion 99.8 (98.6-100.0) of 400 at 24x40"
+    assert notes == ["note: few"]
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from imagen_video.metrics.alignment import Aligner, ClipAligner, MatcherAligner
 from imagen_video.metrics.features import clip_extractor, digest, digest_of, frame_extractor
 from imagen_video.metrics.matcher import Matcher
 from imagen_video.metrics.panel import MATCHER, SHIPPED, Panel
+from imagen_video.metrics.upsampling import ffmpeg
 from imagen_video.metrics.words import reader
 from imagen_video.presets import SHORT_CAPTIONS
 from imagen_video.sampling import SampleSpec
@@ -72,6 +73,7 @@ def evaluate(model: str | Path, spec: EvaluationSpec, out: Path) -> Report | Non
         if not ranks.first:
             return None
         evaluation.keep_references()
+        settings |= {"reference features": digest(evaluation.reference_path)}
         report = report_of(evaluation, settings, spec.seed)
         report.notes = list(dict.fromkeys([*(str(w.message) for w in caught), *report.notes]))
         report.save(out / "report.json")
@@ -95,6 +97,8 @@ def _of_cascade(
         own=samples if spec.own is None else spec.own,
     )
     tools = tools_of(spec, prompts)
+    if counts.own and ffmpeg() is None:
+        warnings.warn("SSIM and VMAF are not measured: sh install.sh evaluate", stacklevel=2)
     evaluation = Evaluation(
         columns=columns,
         prompts=prompts,
@@ -230,13 +234,18 @@ def tools_of(spec: EvaluationSpec, prompts: Sequence[Prompt]) -> Tools:
     elif known:
         matcher = Matcher.load(SHIPPED / f"{MATCHER}.safetensors")
         aligner = MatcherAligner.of(matcher, load_encoder(SHORT_CAPTIONS))
+    words = None
+    if any("word" in prompt.facts for prompt in prompts):
+        words = reader()
+        if words is None:
+            warnings.warn("words are not read: sh install.sh words", stacklevel=2)
     return Tools(
         frames=frame_extractor(spec.frame_features, spec.device),
         clips=clip_extractor(spec.clip_features, spec.device),
         aligner=aligner,
         panel=Panel.load(SHIPPED, COLOURS) if known else None,
         rotation=rotation if known else None,
-        words=reader() if any("word" in prompt.facts for prompt in prompts) else None,
+        words=words,
     )
 
 
@@ -247,5 +256,10 @@ def reference_of(names: Sequence[str], prompts: Sequence[Prompt], out: Path) -> 
     if len(names) == 1 and names[0].endswith(".safetensors"):
         if not Path(names[0]).is_file():
             raise ValueError(f"no reference at {names[0]}: an evaluation writes one into its --out")
+        warnings.warn(
+            f"{names[0]} holds features only: no true clips are measured beside, and no stage from "
+            "true low-resolution video",
+            stacklevel=2,
+        )
         return Path(names[0])
     return DataReference.of(names, out)

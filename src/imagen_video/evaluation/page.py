@@ -11,7 +11,7 @@ from imagen_video.files import replacing
 from imagen_video.metrics.measures import percent
 
 SHOWN = 3
-"""Videos of each rank: best, median, worst."""
+"""At most so many videos of each rank: best, median, worst."""
 FAILURES = 100
 INK, EMBER = "#2563a8", "#c94f2f"
 
@@ -76,14 +76,15 @@ def shades(table: dict[str, dict[str, int]]) -> tuple[list[str], list[tuple[str,
 
 
 def gallery(report: Report, videos: Path) -> dict[str, list[dict[str, Any]]]:
-    """The best, median and worst videos by the judges, as data URLs; a few of them, or those that
-    came first, where there are not enough or no judge."""
+    """The best, median and worst videos by the judges, as data URLs; those that came first, where
+    there are not three or no judge."""
     rows = [row for row in report.ranking if (videos / f"{row['index']:05}.mp4").is_file()][::-1]
-    if len(rows) < 3 * SHOWN or not any(row["right"] for row in rows):
+    shown = min(SHOWN, len(rows) // 3)
+    if not shown or not any(row["right"] for row in rows):
         groups = {"Samples": rows[: 3 * SHOWN]}
     else:
-        middle = (len(rows) - SHOWN) // 2
-        groups = {"Best": rows[:SHOWN], "Median": rows[middle:][:SHOWN], "Worst": rows[-SHOWN:]}
+        middle = (len(rows) - shown) // 2
+        groups = {"Best": rows[:shown], "Median": rows[middle:][:shown], "Worst": rows[-shown:]}
     return {
         name: [
             row | {"url": data_url((videos / f"{row['index']:05}.mp4").read_bytes(), "video/mp4")}
@@ -106,8 +107,13 @@ def plots(report: Report) -> dict[str, str]:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for section in report.sections:
-        axes.plot(section.by_position, label=section.name, linewidth=1.2)
-    axes.set(xlabel="frame position", ylabel=_label(report, "FID"))
+        frames = [place.frame / section.frames for place in section.by_position]
+        values = [place.fid for place in section.by_position]
+        (line,) = axes.plot(frames, values, label=section.name, linewidth=1.2)
+        true = [place.truth for place in section.by_position if place.truth is not None]
+        if true:
+            axes.plot(frames, true, ":", color=line.get_color(), linewidth=1)
+    axes.set(xlabel="frame / frames (dotted: true clips)", ylabel=_label(report, "FID"))
     axes.legend(fontsize=7)
     found["FID by frame position"] = as_svg(figure)
     for title, (x, y) in {

@@ -128,8 +128,9 @@ class Tools:
             facts["answers"] = self.panel(video)
         asked = facts.get("asked", {})
         turned = self.rotation(spaced, asked) if self.rotation else None
-        if turned:
-            facts["asked"] = {**asked, "rotation": asked["motion"]}
+        if turned:  # by the views; the network that knows the flat motions cannot tell it
+            facts["asked"] = {k: v for k, v in asked.items() if k != "motion"}
+            facts["asked"]["rotation"] = asked["motion"]
             facts["answers"] = {**facts.get("answers", {}), "rotation": turned}
         if self.words and "word" in asked:
             answers = {**facts.get("answers", {}), "word": self.words(video)}

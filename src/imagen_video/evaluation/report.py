@@ -36,6 +36,17 @@ from imagen_video.metrics.measures import percent
 from imagen_video.metrics.panel import nearest_size
 
 
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """FID of one frame of all videos against true frames of all positions, and that of as many
+    true clips."""
+
+    frame: int
+    fid: float
+    truth: float | None = None
+    proxy: bool
+
+
 @dataclass(kw_only=True)
 class Section:
     """Everything about one stage's output, or a folder's videos."""
@@ -45,8 +56,8 @@ class Section:
     measures: list[Measure] = field(default_factory=list)
     own: list[Measure] = field(default_factory=list)
     """An upsampling stage from true low-resolution video."""
-    by_position: list[float] = field(default_factory=list)
-    """FID of each frame position against true frames of all positions."""
+    by_position: list[Position] = field(default_factory=list)
+    frames: int
     confusions: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     """For each fact: asked for -> seen -> how often."""
     judges: list[Accuracy] = field(default_factory=list)
@@ -85,7 +96,7 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     samples = evaluation.records("cascade", column.name, counts.samples)
     truth = evaluation.records("truth", column.name, counts.samples)
     reference = evaluation.features(column.format)
-    section = Section(name=column.name, format=str(column.format))
+    section = Section(name=column.name, format=str(column.format), frames=column.format.frames)
     frames, clips = tools.frames.facts.proxy, tools.clips.facts.proxy
 
     def of_clips(records: Sequence[Record]) -> Tensor:
@@ -99,11 +110,11 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     section.measures += frechet("FVD", rows, whole, proxy=clips, seed=seed)
     real, true = reference.frames.mean(1), vectors(truth) if truth else None
     section.measures += neighbours(vectors(samples), true, real, proxy=frames, seed=seed)
-    section.measures += varieties(samples, truth, len(evaluation.prompts), proxy=frames)
+    section.measures += varieties(samples, truth, proxy=frames)
     for name, proxy in (("warping", False), ("flicker", frames)):
         values, others = ([r.facts[name] for r in some] for some in (samples, truth))
         section.measures.append(mean_of(name, values, others, better=EQUAL, proxy=proxy))
-    section.by_position = [target.of(rows) for rows in stacked(samples).unbind(1)]
+    section.by_position = by_position(target, samples, truth, section.frames, proxy=frames)
     own = evaluation.records("own", column.name, counts.own)
     if own:
         section.own = own_error(own, samples, target, proxy=frames, seed=seed)
@@ -116,6 +127,18 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     seconds = [r.facts["seconds"] for r in samples if "seconds" in r.facts]
     section.seconds = sum(seconds) / len(seconds) if seconds else None
     return section
+
+
+def by_position(
+    target: Target, samples: Sequence[Record], truth: Sequence[Record], frames: int, *, proxy: bool
+) -> list[Position]:
+    """FID of each of the spaced frames."""
+    ours = [target.of(rows) for rows in stacked(samples).unbind(1)]
+    theirs = [target.of(rows) for rows in stacked(truth).unbind(1)] if truth else [None] * len(ours)
+    return [
+        Position(frame=i * frames // len(ours), fid=fid, truth=true, proxy=proxy)
+        for i, (fid, true) in enumerate(zip(ours, theirs, strict=True))
+    ]
 
 
 def own_accuracy(evaluation: Evaluation, column: Column) -> list[Accuracy]:
@@ -195,10 +218,16 @@ def as_table(report: Report) -> str:
         if section.own:
             lines.append("from true low-resolution video")
             lines += map(_line, section.own)
-        if section.judges:
-            found = (f"{a.question} {percent(a.right, a.of)} at {a.size}" for a in section.judges)
-            lines.append(f"judges on held-out ground truth: {', '.join(found)}")
+        lines += judges_line(section)
     return "\n".join([*lines, *(f"note: {note}" for note in report.notes)])
+
+
+def judges_line(section: Section) -> list[str]:
+    """How far the judges can be believed, where there are any."""
+    if not section.judges:
+        return []
+    found = (f"{a.question} {percent(a.right, a.of)} at {a.size}" for a in section.judges)
+    return [f"judges on held-out ground truth: {', '.join(found)}"]
 
 
 def _line(m: Measure) -> str:

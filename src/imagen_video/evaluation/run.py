@@ -217,7 +217,14 @@ class Evaluation:
         if isinstance(self.reference, Path):
             return
         sizes = {size_of(spaced_format(c.format)): self.features(c.format) for c in self.columns}
-        save_features(self.out / "reference.safetensors", sizes, self.facts)
+        save_features(self.reference_path, sizes, self.facts)
+
+    @property
+    def reference_path(self) -> Path:
+        """Where the features of the reference clips are, or will be."""
+        if isinstance(self.reference, Path):
+            return self.reference
+        return self.out / "reference.safetensors"
 
     @property
     def facts(self) -> str:

@@ -83,7 +83,7 @@ def neighbours(
         return diversity.kernel_distance(rows, real)
 
     true = None if truth is None else kid(truth)
-    spread = by_halves(kid, samples, seed)
+    spread = by_halves(kid, samples, seed, fewest=2)
     found = [Measure(name="KID", truth=true, better=LOWER, **spread, **common)]
     fewest = min(len(samples), len(real))
     if fewest <= diversity.NEAREST:
@@ -99,19 +99,20 @@ def neighbours(
         def share(rows: Tensor, name: str = name) -> float:
             return diversity.coverage_of(rows, real)[name]
 
-        spread = by_halves(share, samples, seed)
+        spread = by_halves(share, samples, seed, fewest=diversity.NEAREST + 1)
         found.append(Measure(name=name, truth=theirs.get(name), better=HIGHER, **spread, **common))
     return found
 
 
 def by_halves(
-    statistic: Callable[[Tensor], float], rows: Tensor, seed: int
+    statistic: Callable[[Tensor], float], rows: Tensor, seed: int, *, fewest: int
 ) -> dict[str, float | None]:
     """Value and interval of what cannot stand a video twice: halves of the videos are drawn
-    without putting back, which spread as the whole does (a delete-half jackknife)."""
+    without putting back, which spread as the whole does (a delete-half jackknife). No interval
+    where a half has not the `fewest` that the statistic takes."""
     value = statistic(rows)
     half = len(rows) // 2
-    if half <= diversity.NEAREST:
+    if half < fewest:
         return {"value": value}
     generator = torch.Generator().manual_seed(seed)
     draws = torch.tensor(
@@ -125,10 +126,8 @@ def by_halves(
     return {"value": value, "low": value + low, "high": value + high}
 
 
-def varieties(
-    samples: Sequence[Record], truth: Sequence[Record], prompts: int, *, proxy: bool
-) -> list[Measure]:
-    """Vendi scores: of all videos, and of those of one of so many prompts sampled in turn."""
+def varieties(samples: Sequence[Record], truth: Sequence[Record], *, proxy: bool) -> list[Measure]:
+    """Vendi scores: of all videos, and of those of one prompt where some have several."""
     common = {"better": EQUAL, "proxy": proxy}
     found = [
         Measure(
@@ -139,13 +138,23 @@ def varieties(
             **common,
         )
     ]
-    if len(samples) > prompts:
+    groups: dict[str, list[int]] = {}
+    for i, record in enumerate(samples):
+        groups.setdefault(record.facts["prompt"], []).append(i)
+    several = [group for group in groups.values() if len(group) > 1]
+    if several:
         ours, theirs = (
-            [diversity.vendi(vectors(some[i::prompts])) for i in range(prompts) if some]
-            for some in (samples, truth)
+            [diversity.vendi(vectors([some[i] for i in group])) for group in several if some]
+            for some in (samples, truth if _alike(samples, truth) else [])
         )
         found.append(mean_of("Vendi of one prompt", ours, theirs, **common))
     return found
+
+
+def _alike(samples: Sequence[Record], truth: Sequence[Record]) -> bool:
+    """Whether true clip i shows what sample i was asked for."""
+    asked = ([record.facts.get("asked") for record in some] for some in (samples, truth))
+    return len(samples) == len(truth) and all(a and a == b for a, b in zip(*asked, strict=True))
 
 
 def mean_of(
@@ -207,7 +216,7 @@ def own_error(
         return target.of(second.flatten(0, 1)) - target.of(first.flatten(0, 1))
 
     both = torch.cat([alone, whole], 1)
-    spread = by_halves(rest, both, seed)
+    spread = by_halves(rest, both, seed, fewest=2)
     return [*found, Measure(name="inherited", **spread, **common)]
 
 

@@ -10,16 +10,16 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from imagen_video.cascade import Cascade
 from imagen_video.distributed import Ranks, started
 from imagen_video.evaluation.evaluate import EvaluationSpec, reference_of, samples_of, tools_of
 from imagen_video.evaluation.page import EMBER, INK
 from imagen_video.evaluation.prompts import Prompt, prompts_of
-from imagen_video.evaluation.report import Section, report_of
+from imagen_video.evaluation.report import Report, Section, judges_line, report_of
 from imagen_video.evaluation.run import Column, Counts, Evaluation, made_small, settings_of
 from imagen_video.evaluation.scores import Measure
 from imagen_video.files import replacing
@@ -49,12 +49,14 @@ class SweepSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A way of sampling and what came of it."""
+    """A way of sampling and what came of it, with what to know and the settings of the numbers."""
 
     name: str
     curve: str
     sampler: SamplerSpec
     section: Section
+    notes: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def measure(self, name: str) -> Measure | None:
         """A measure by the first letters of its name."""
@@ -110,9 +112,11 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
         rows = []
         for number, (name, curve, sampler) in enumerate(list(samplers(stage, spec))):
             trial = cascade.with_sampler(stage.name, sampler)
-            section = _tried(trial, stage.name, asked, out=out / f"{number:03}", ranks=ranks)
-            if section:
-                rows.append(Row(name=name, curve=curve, sampler=sampler, section=section))
+            report = _tried(trial, stage.name, asked, out=out / f"{number:03}", ranks=ranks)
+            if report:
+                found = {"notes": report.notes, "settings": report.settings}
+                section = report.sections[0]
+                rows.append(Row(name=name, curve=curve, sampler=sampler, section=section, **found))
         if rows:
             rows = in_order(rows)
             facts = [asdict(row) for row in rows]
@@ -124,7 +128,7 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
 
 def _tried(
     cascade: Cascade, name: str, asked: EvaluationSpec, *, out: Path, ranks: Ranks
-) -> Section | None:
+) -> Report | None:
     stage = cascade.spec.stage(name)
     prompts = prompts_of(asked.prompts, asked.count)
     tools, reference = tools_of(asked, prompts), reference_of(asked.reference, prompts, out.parent)
@@ -167,7 +171,7 @@ def _tried(
     evaluation.make_references()
     evaluation.make_samples(cascade, wanted, low if start else None)
     ranks.wait()
-    return report_of(evaluation, settings, asked.seed).sections[0] if ranks.first else None
+    return report_of(evaluation, settings, asked.seed) if ranks.first else None
 
 
 def in_order(rows: list[Row]) -> list[Row]:
@@ -217,13 +221,25 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def as_table(rows: list[Row]) -> str:
-    """The settings, best first, with what matters of each."""
+    """The settings, best first, with what matters of each and its 95 % interval."""
     names = ("FID", "FVD", "fit", "CLIP score", "R-precision", "motion", "concept", "background")
     shown = [name for name in names if any(row.measure(name) for row in rows)]
     width = max(len(row.name) for row in rows) + 2
-    lines = [f"{'':{width}}" + "".join(f"{name:>13}" for name in shown)]
+    heads = [
+        f"{name} (proxy)" if any(m.proxy for row in rows if (m := row.measure(name))) else name
+        for name in shown
+    ]
+    lines = [f"{'':{width}}" + "".join(f"{head:>26}" for head in heads)]
     for row in rows:
-        found = [row.measure(name) for name in shown]
-        cells = "".join(f"{m.value if m else math.nan:13.4g}" for m in found)
+        cells = "".join(f"{_cell(row.measure(name)):>26}" for name in shown)
         lines.append(f"{row.name:{width}}{cells}")
+    notes = dict.fromkeys(note for row in rows for note in row.notes)
+    lines += [*judges_line(rows[0].section), *(f"note: {note}" for note in notes)]
     return "\n".join(lines)
+
+
+def _cell(measure: Measure | None) -> str:
+    if measure is None:
+        return "-"
+    known = measure.low is not None and measure.high is not None
+    return f"{measure.value:.4g}" + (f" ({measure.low:.4g} to {measure.high:.4g})" if known else "")

@@ -1,0 +1,90 @@
+"""Measures and pages of made-up records."""
+
+import pytest
+import torch
+
+from imagen_video.data.stickers import render, scene_for
+from imagen_video.data.stickers.concepts import COLOURS
+from imagen_video.data.stickers.motions import SOLID_MOTIONS
+from imagen_video.evaluation.page import gallery
+from imagen_video.evaluation.records import Record, Tools
+from imagen_video.evaluation.reference import rotation
+from imagen_video.evaluation.report import Report, by_position
+from imagen_video.evaluation.scores import by_halves, questions, varieties
+from imagen_video.metrics.features import frame_extractor
+from imagen_video.metrics.frechet import Moments, Target
+from imagen_video.metrics.panel import SHIPPED, Panel
+from imagen_video.video import VideoFormat
+
+DUCK = {"concept": "duck", "motion": "rising"}
+
+
+def record(seed: int, prompt: str, asked: dict[str, str] = DUCK) -> Record:
+    rows = torch.randn(4, 6, generator=torch.Generator().manual_seed(seed))
+    return Record(rows, rows[0], torch.zeros(0, 0), {"prompt": prompt, "asked": asked})
+
+
+def test_variety_of_a_prompt_is_of_the_videos_that_have_it():
+    samples = [record(0, "a"), record(1, "b"), record(0, "a"), record(2, "c")]
+    truth = [record(i, "another caption") for i in range(4)]
+    _, one = varieties(samples, truth, proxy=True)
+    assert one.name == "Vendi of one prompt" and one.of == 1
+    assert one.value == pytest.approx(1)  # the same video twice
+    assert one.truth is not None and one.truth > 1.01
+    assert len(varieties(samples[1:], truth[1:], proxy=True)) == 1
+    # True clips of anything else tell nothing of one prompt.
+    others = [record(i, "another caption", {}) for i in range(4)]
+    assert varieties(samples, others, proxy=True)[1].truth is None
+
+
+def test_few_videos_have_an_interval_where_halves_suffice():
+    rows = torch.arange(8.0)[:, None]
+    found = by_halves(lambda some: some.mean().item(), rows, 0, fewest=4)
+    low, high = found["low"], found["high"]
+    assert low is not None and high is not None and low < found["value"] == 3.5 < high
+    assert by_halves(lambda some: some.mean().item(), rows, 0, fewest=5) == {"value": 3.5}
+
+
+def test_positions_are_numbered_as_the_frames_of_the_video():
+    samples, truth = ([record(i + j, "a") for i in range(5)] for j in (0, 9))
+    target = Target(Moments.of(torch.cat([r.frames for r in truth])))
+    found = by_position(target, samples, truth, 128, proxy=True)
+    assert [place.frame for place in found] == [0, 32, 64, 96]
+    assert all(place.truth is not None and place.proxy for place in found)
+    assert found[1].fid == pytest.approx(target.of(torch.stack([r.frames[1] for r in samples])))
+    assert by_position(target, samples, [], 128, proxy=True)[0].truth is None
+
+
+@pytest.mark.parametrize(("count", "each"), [(2, 0), (3, 1), (8, 2), (20, 3)])
+def test_the_gallery_has_best_median_and_worst(tmp_path, count, each):
+    ranking = [
+        {"index": i, "prompt": "a", "right": i / count, "wrong": {}} for i in range(count)
+    ]  # from worst to best
+    for i in range(count):
+        (tmp_path / f"{i:05}.mp4").write_bytes(b"video")
+    report = Report(settings={}, sections=[], ranking=ranking, notes=[])
+    found = {
+        name: [row["index"] for row in rows] for name, rows in gallery(report, tmp_path).items()
+    }
+    if not each:
+        assert found == {"Samples": [1, 0]}
+        return
+    assert found["Best"] == list(range(count))[::-1][:each]
+    assert found["Worst"] == list(range(each))[::-1]
+    assert len(found["Median"]) == each
+    middle = sum(found["Median"]) / each
+    assert abs(middle - (count - 1) / 2) <= 1
+
+
+def test_a_rotation_is_judged_by_its_views_alone():
+    """The network of the flat motions has an answer too, of which its accuracy says nothing."""
+    asked = {"concept": "duck", "style": "3D render", "background": "blue"}
+    asked["motion"] = SOLID_MOTIONS[0]
+    clip = render(scene_for(**asked, seed=1), VideoFormat(16, 24, 40, 3.0))
+    frames = frame_extractor("proxy", "cpu")
+    tools = Tools(frames, frames, panel=Panel.load(SHIPPED, COLOURS), rotation=rotation)
+    facts = tools.record(clip, asked=asked).facts
+    assert facts["asked"]["rotation"] == facts["answers"]["rotation"] == asked["motion"]
+    assert "motion" not in questions(
+        [Record(torch.zeros(1, 1), torch.zeros(1), torch.zeros(0, 0), facts)]
+    )
