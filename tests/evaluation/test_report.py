@@ -5,10 +5,12 @@ import torch
 
 from imagen_video.data.stickers import render, scene_for
 from imagen_video.data.stickers.concepts import COLOURS
+from imagen_video.data.stickers.evaluation import FIELDS
 from imagen_video.data.stickers.motions import SOLID_MOTIONS
 from imagen_video.evaluation.page import gallery
+from imagen_video.evaluation.prompts import Prompt
 from imagen_video.evaluation.records import Record, Tools
-from imagen_video.evaluation.reference import rotation
+from imagen_video.evaluation.reference import StickerReference, rotation
 from imagen_video.evaluation.report import Report, by_position
 from imagen_video.evaluation.scores import by_halves, questions, varieties
 from imagen_video.metrics.features import frame_extractor
@@ -88,3 +90,15 @@ def test_a_rotation_is_judged_by_its_views_alone():
     assert "motion" not in questions(
         [Record(torch.zeros(1, 1), torch.zeros(1), torch.zeros(0, 0), facts)]
     )
+
+
+def test_true_clips_of_a_word_show_that_word():
+    reference = StickerReference([Prompt("the word", {"word": "Comet"}), Prompt("a thing", {})])
+    small, large = (VideoFormat(4, side, 2 * side, 3.0) for side in (24, 96))
+    word = reference.clip(2, small, 4)
+    assert word.attributes["word"] == "COMET" and set(word.attributes) == {"background", "word"}
+    assert '"COMET"' in word.caption
+    assert (
+        word.caption == reference.clip(2, large, 4).caption != reference.clip(0, small, 4).caption
+    )
+    assert set(reference.clip(1, small, 4).attributes) == set(FIELDS)

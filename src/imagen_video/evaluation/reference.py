@@ -3,10 +3,11 @@
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from imagen_video.data.clips import Crop, Example, Source
@@ -15,6 +16,7 @@ from imagen_video.data.sources import open_source
 from imagen_video.data.stickers import Scene, StickerWorld, render, scene_for
 from imagen_video.data.stickers.evaluation import FIELDS
 from imagen_video.data.stickers.motions import SOLID_MOTIONS
+from imagen_video.data.stickers.scene import staged
 from imagen_video.data.stickers.solid import SPACING, solid_view
 from imagen_video.evaluation.prompts import Prompt
 from imagen_video.metrics.rotation import turning
@@ -37,21 +39,25 @@ class Reference(Protocol):
 
 @dataclass(frozen=True)
 class StickerReference:
-    """True clips of what the prompts ask for, in turn, laid out anew each time; of prompts that do
-    not name all four facts of the world, any single object of the test split."""
+    """True clips of what the prompts ask for, in turn, laid out anew each time: the word of a
+    prompt that names one; of prompts that do not name all four facts of the world, any single
+    object of the test split."""
 
     prompts: Sequence[Prompt]
 
     def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
         scene = self._scene(index)
         crop = Crop(0, 0, 0, frames, format.height, format.width)
-        facts = {name: getattr(scene.attributes, name) for name in FIELDS}
+        names = ("background", "word") if scene.attributes.word else FIELDS
+        facts = {name: getattr(scene.attributes, name) for name in names}
         return Example(render(scene, format, crop=crop), scene.caption, facts)
 
     def _scene(self, index: int) -> Scene:
         facts = self.prompts[index % len(self.prompts)].facts
+        if "word" in facts:
+            return lettering(facts["word"].upper(), index)
         if not set(FIELDS) <= set(facts):
-            return single_object(index)
+            return held_out_scene("flat", index)
         return scene_for(**{name: facts[name] for name in FIELDS}, seed=LAYOUT + index)
 
 
@@ -74,17 +80,23 @@ class DataReference:
 
 
 @functools.cache
-def _flat_indices(count: int) -> list[int]:
-    """The first so many single objects on flat grounds of a test split."""
+def _indices(family: str, count: int) -> list[int]:
+    """The first so many clips of a family in a test split."""
     world = StickerWorld(3, split="test")
-    flat = (i for i in itertools.count() if world.clip(i).attributes.family == "flat")
-    return list(itertools.islice(flat, count))
+    found = (i for i in itertools.count() if world.clip(i).attributes.family == family)
+    return list(itertools.islice(found, count))
 
 
-def single_object(index: int) -> Scene:
-    """Single object `index` of a test split."""
-    place = _flat_indices(64 * (index // 64 + 1))[index]
+def held_out_scene(family: str, index: int) -> Scene:
+    """Clip `index` of a family in a test split."""
+    place = _indices(family, 64 * (index // 64 + 1))[index]
     return StickerWorld(3, split="test").clip(place)
+
+
+def lettering(word: str, index: int) -> Scene:
+    """A word, lettered and moved like word `index` of a test split."""
+    facts = replace(held_out_scene("text", index).attributes, word=word)
+    return staged(facts, np.random.Generator(np.random.Philox(key=[LAYOUT + index, 11])))
 
 
 def rotation(clip: Frames, facts: Mapping[str, Any]) -> str | None:
