@@ -102,7 +102,8 @@ class MatcherAligner:
 class ClipAligner:
     """Any CLIP or SigLIP of `transformers`, by folder or hub name: one vector a frame.
 
-    Frames are resized antialiased to cover its square and cropped in the middle.
+    Frames are resized antialiased as its preprocessor_config.json says: to cover its square and
+    cropped in the middle (CLIP), or squashed (SigLIP).
     """
 
     accuracies: Sequence[Accuracy] = ()
@@ -114,13 +115,14 @@ class ClipAligner:
         if not hasattr(self.network, "get_image_features"):
             raise ValueError(f"{name!r} holds no CLIP or SigLIP: {type(self.network).__name__}")
         self.tokenizer = pretrained(AutoTokenizer, name)
-        self.mean, self.std = preprocessing(name)
+        self.wanted = preprocessing(name)
         self.size = self.network.config.vision_config.image_size
         self.length = self.network.config.text_config.max_position_embeddings
         self.facts = Facts(
             name=name,
             weights=digest_of(self.network),
-            resize=f"antialiased bilinear to cover {self.size}x{self.size}, centre crop",
+            resize=f"antialiased {self.wanted.mode} to {self.size}x{self.size}, "
+            + ("covered, centre crop" if self.wanted.cropped else "squashed"),
             proxy=False,
         )
 
@@ -129,7 +131,7 @@ class ClipAligner:
 
     @torch.inference_mode()
     def video(self, video: Frames) -> Float[Tensor, "n e"]:
-        shown = normalised(self._cropped(video), self.mean, self.std)
+        shown = normalised(self._square(video), self.wanted.mean, self.wanted.std)
         shown = shown.to(next(self.network.parameters()).device)
         found = in_batches(
             lambda part: _vectors(self.network.get_image_features(pixel_values=part)), shown
@@ -152,12 +154,12 @@ class ClipAligner:
         ).to(next(self.network.parameters()).device)
         return _vectors(self.network.get_text_features(**tokens))
 
-    def _cropped(self, video: Frames) -> Float[Tensor, "f 3 size size"]:
-        height, width = video.shape[-2:]
+    def _square(self, video: Frames) -> Float[Tensor, "f 3 size size"]:
+        height, width = video.shape[-2:] if self.wanted.cropped else (1, 1)
         scale = self.size / min(height, width)
         height, width = (max(self.size, round(side * scale)) for side in (height, width))
         top, left = (height - self.size) // 2, (width - self.size) // 2
-        shown = resize(to_float(video)[None], height, width)[0]
+        shown = resize(to_float(video)[None], height, width, mode=self.wanted.mode)[0].clamp(-1, 1)
         return shown[..., top : top + self.size, left : left + self.size]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ PROXY_SIZE = 160
 PROJECTED = 64
 """Features of a clip by the proxy: few enough for a Gaussian of hundreds of videos."""
 BATCH = 16
+PIL_BILINEAR = 2
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -74,7 +75,7 @@ class Network:
 
 def frame_extractor(name: str, device: str = "cpu") -> Extractor:
     """`proxy`, or the path or URL of InceptionV3 with the FID weights as TorchScript
-    (inception-2015-12-05.pt, as StyleGAN3 and clean-fid use it)."""
+    (inception-2015-12-05.pt, as StyleGAN2-ADA and clean-fid use it)."""
     if name == "proxy":
         return _lite(device)
     return _inception(fetched(name), device)
@@ -200,7 +201,7 @@ def _videomae(name: str, device: str) -> Network:
 
     network = pretrained(VideoMAEModel, name).eval().to(device)
     size, count = network.config.image_size, network.config.num_frames
-    mean, std = preprocessing(name)
+    mean, std, *_ = preprocessing(name)
 
     def run(video: Frames) -> Tensor:
         chosen = torch.arange(count) * len(video) // count
@@ -227,8 +228,18 @@ def pretrained(kind: Any, name: str) -> Any:
         ) from None
 
 
-def preprocessing(name: str) -> tuple[list[float], list[float]]:
-    """Mean and spread of a checkpoint's preprocessor_config.json; ImageNet's where it has none."""
+class Preprocessing(NamedTuple):
+    """How a checkpoint wants its frames: covered and cropped in the middle, or squashed."""
+
+    mean: list[float]
+    std: list[float]
+    mode: Literal["bilinear", "bicubic"]
+    cropped: bool
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """What a checkpoint's preprocessor_config.json says; ImageNet's mean and spread, bicubic and
+    cropped where it says nothing, as CLIP."""
     from transformers.utils.hub import cached_file
 
     path = cached_file(
@@ -236,7 +247,14 @@ def preprocessing(name: str) -> tuple[list[float], list[float]]:
     )
     found = json.loads(Path(path).read_text()) if path else {}
     mean, std = IMAGENET
-    return list(found.get("image_mean", mean)), list(found.get("image_std", std))
+    size = found.get("size")
+    square = isinstance(size, dict) and "height" in size  # SigLIP's; CLIP names the shortest edge
+    return Preprocessing(
+        mean=list(found.get("image_mean", mean)),
+        std=list(found.get("image_std", std)),
+        mode="bilinear" if found.get("resample") == PIL_BILINEAR else "bicubic",
+        cropped=bool(found.get("do_center_crop", not square)),
+    )
 
 
 def digest_of(network: nn.Module) -> str:
