@@ -10,12 +10,13 @@ from imagen_video.data.stickers.motions import SOLID_MOTIONS
 from imagen_video.evaluation.page import gallery
 from imagen_video.evaluation.prompts import Prompt
 from imagen_video.evaluation.records import Record, Tools
-from imagen_video.evaluation.reference import StickerReference, rotation
+from imagen_video.evaluation.reference import DataReference, StickerReference, rotation
 from imagen_video.evaluation.report import Report, by_position
 from imagen_video.evaluation.scores import by_halves, questions, varieties
 from imagen_video.metrics.features import frame_extractor
 from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.metrics.panel import SHIPPED, Panel
+from imagen_video.sampling import save_video
 from imagen_video.video import VideoFormat
 
 DUCK = {"concept": "duck", "motion": "rising"}
@@ -102,3 +103,12 @@ def test_true_clips_of_a_word_show_that_word():
         word.caption == reference.clip(2, large, 4).caption != reference.clip(0, small, 4).caption
     )
     assert set(reference.clip(1, small, 4).attributes) == set(FIELDS)
+
+
+def test_a_reference_knows_when_it_repeats(tmp_path):
+    for i in range(5):
+        frames = torch.full((16, 3, 24, 40), 40 * i, dtype=torch.uint8)
+        save_video(tmp_path / f"{i}.mp4", frames, fps=3.0, metadata={})
+        (tmp_path / f"{i}.txt").write_text("a grey wall")
+    reference = DataReference.of([str(tmp_path)], tmp_path / "out")
+    assert [reference.repeats(count) for count in (1, 4, 6)] == [False, False, True]

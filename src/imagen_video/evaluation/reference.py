@@ -75,6 +75,10 @@ class DataReference:
             raise ValueError(f"the reference {' '.join(names)} holds no videos: name some that do")
         return cls(source)
 
+    def repeats(self, clips: int) -> bool:
+        """Whether the first so many clips show some of them twice."""
+        return any(place.clip_epoch for place in self.source.position(clips - 1, 0).values())
+
     def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
         return self.source.clip(index, format, Crop(0, 0, 0, frames, format.height, format.width))
 

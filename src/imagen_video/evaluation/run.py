@@ -8,6 +8,7 @@ low-resolution video, so that a stage's own error and what it inherits are told 
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from imagen_video.data.clips import Example
 from imagen_video.distributed import Ranks
 from imagen_video.evaluation.prompts import Prompt
 from imagen_video.evaluation.records import RUN, SPACED, Features, Record, Tools, save_features
-from imagen_video.evaluation.reference import Reference
+from imagen_video.evaluation.reference import DataReference, Reference
 from imagen_video.files import replacing
 from imagen_video.lowres import low_from_truth
 from imagen_video.metrics.features import digest_of
@@ -117,6 +118,13 @@ class Evaluation:
         """True clips, at every size once; and as many others as there are samples."""
         if isinstance(self.reference, Path):
             return
+        wanted = self.first_truth + self.counts.samples
+        if isinstance(self.reference, DataReference) and self.reference.repeats(wanted):
+            warnings.warn(
+                f"the reference holds fewer than {wanted} clips: true clips show some of it again "
+                "and score too well; give more data, or a smaller --reference-clips",
+                stacklevel=2,
+            )
         for column in self.columns:
             spaced = spaced_format(column.format)
             size = size_of(spaced)
