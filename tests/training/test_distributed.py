@@ -113,7 +113,7 @@ def command_line(pid: str) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_killed_process_ends_the_job_and_spoils_no_checkpoint(script, tmp_path, which):
     run, processes = begin(script, tmp_path)
     os.kill(processes[which], signal.SIGKILL)
@@ -156,7 +156,11 @@ def close(a: Path, b: Path) -> None:
     assert apart.norm() < 1e-3 * torch.cat([w.flatten() for w in first.values()]).norm()
 
 
-@pytest.mark.parametrize("shards", [2, 1], ids=["sharded", "data parallel"])
+@pytest.mark.parametrize(
+    "shards",
+    [2, pytest.param(1, marks=pytest.mark.slow)],
+    ids=["sharded", "data parallel"],
+)
 def test_two_processes_train_as_one(script, alone, tmp_path, shards):
     found = train(script, tmp_path, ranks=2, shards=shards)
     assert len(found) == 20

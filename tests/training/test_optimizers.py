@@ -53,6 +53,7 @@ def test_other_optimizers_learn_and_go_on_where_they_stopped(tiny, tmp_path, nam
     assert all(torch.equal(again[n], once[n]) for n in once)
 
 
+@pytest.mark.slow
 def test_sharded_adafactor_is_adafactor(script, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("OPTIMIZER", "adafactor")
     alone = train(script, tmp_path / "alone", ranks=1, steps=5)
