@@ -19,7 +19,7 @@ from imagen_video.cascade import Cascade
 from imagen_video.files import alone_in
 from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import facts_of, latest
-from imagen_video.training.fleet import jobs_of, train_all, write_slurm
+from imagen_video.training.fleet import Job, jobs_of, train_all, write_slurm
 from imagen_video.weights import load_stage, save_stage
 
 OPTIONS = ["--preset", "tiny", "--steps", "2", "--threads", "1", "--sheet-minutes", "60"]
@@ -85,9 +85,15 @@ FAKES = {
 }
 
 
-def on_a_cluster(programs: Path, texts: dict[str, str]) -> dict[str, str]:
-    """The variables of a job, with these programs in its path."""
-    for name, does in texts.items():
+def on_a_cluster(
+    jobs: list[Job], at: Path, monkeypatch: pytest.MonkeyPatch, **texts: str
+) -> dict[str, str]:
+    """Write train.slurm; the variables of a job of it, with the cluster's programs in its path."""
+    programs = at / "my bin"
+    programs.mkdir()
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    write_slurm(at / "train.slurm", jobs, at / "out dir")
+    for name, does in (FAKES | texts).items():
         (programs / name).write_text(f"#!/bin/bash\n{does}\n")
         (programs / name).chmod(0o755)
     return os.environ | {
@@ -102,11 +108,8 @@ def on_a_cluster(programs: Path, texts: dict[str, str]) -> dict[str, str]:
 def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path, monkeypatch):
     """The script is run by bash; the cluster's own programs are not there, and only tell."""
     jobs = jobs_of(presets.mini(), tmp_path / "out dir", ["--data", "my $clips"], steps=None)
-    (tmp_path / "my bin").mkdir()
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "my bin" / "python"))
-    write_slurm(tmp_path / "train.slurm", jobs, tmp_path / "out dir")
+    environment = on_a_cluster(jobs, tmp_path, monkeypatch)
     assert (tmp_path / "out dir").is_dir()  # Slurm fails a job whose output has no folder
-    environment = on_a_cluster(tmp_path / "my bin", FAKES)
     said = subprocess.run(
         ["bash", str(tmp_path / "train.slurm")], capture_output=True, text=True, env=environment
     )
@@ -121,12 +124,9 @@ def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path, monkeypatch):
 def test_the_slurm_script_lets_training_save_and_queues_again(tmp_path, monkeypatch):
     """Slurm tells the script alone, three minutes before the time is over."""
     jobs = jobs_of(presets.mini(), tmp_path, [], steps=None)
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    write_slurm(tmp_path / "train.slurm", jobs, tmp_path)
     saves = "trap 'sleep 0.3; echo saved; exit 0' TERM; echo started; while :; do sleep 0.05; done"
     tells = '[ "$1" = show ] && echo node1 || echo "$@"'
-    environment = on_a_cluster(tmp_path / "bin", FAKES | {"torchrun": saves, "scontrol": tells})
+    environment = on_a_cluster(jobs, tmp_path, monkeypatch, torchrun=saves, scontrol=tells)
     script = ["bash", str(tmp_path / "train.slurm")]
     job = subprocess.Popen(script, stdout=subprocess.PIPE, text=True, env=environment)
     assert job.stdout is not None and job.stdout.readline() == "started\n"
@@ -137,10 +137,7 @@ def test_the_slurm_script_lets_training_save_and_queues_again(tmp_path, monkeypa
 
 def test_a_failed_job_of_slurm_fails(tmp_path, monkeypatch):
     jobs = jobs_of(presets.mini(), tmp_path, [], steps=None)
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    write_slurm(tmp_path / "train.slurm", jobs, tmp_path)
-    environment = on_a_cluster(tmp_path / "bin", FAKES | {"torchrun": "exit 3"})
+    environment = on_a_cluster(jobs, tmp_path, monkeypatch, torchrun="exit 3")
     assert subprocess.run(["bash", str(tmp_path / "train.slurm")], env=environment).returncode == 3
 
 
