@@ -113,7 +113,7 @@ def command_line(pid: str) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("which", [0, 1])
 def test_a_killed_process_ends_the_job_and_spoils_no_checkpoint(script, tmp_path, which):
     run, processes = begin(script, tmp_path)
     os.kill(processes[which], signal.SIGKILL)
