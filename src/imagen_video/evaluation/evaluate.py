@@ -97,7 +97,7 @@ def _of_cascade(
         own=samples if spec.own is None else spec.own,
     )
     tools = tools_of(spec, prompts)
-    if counts.own and ffmpeg() is None:
+    if counts.own and any(c.upsampling for c in columns) and ffmpeg() is None:
         warnings.warn("SSIM and VMAF are not measured: sh install.sh evaluate", stacklevel=2)
     evaluation = Evaluation(
         columns=columns,

@@ -58,6 +58,7 @@ class Section:
     """An upsampling stage from true low-resolution video."""
     by_position: list[Position] = field(default_factory=list)
     frames: int
+    """Of a whole video: positions are some of them."""
     confusions: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     """For each fact: asked for -> seen -> how often."""
     judges: list[Accuracy] = field(default_factory=list)
