@@ -1,21 +1,16 @@
-"""The command line as a user meets it: real processes, real files."""
+"""The command line as a user meets it: processes of its own, real files."""
 
 import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from forked import imagen_video as run  # pyright: ignore
 
 from imagen_video.video import read_video
 from imagen_video.weights import load_stage
-
-
-def run(*words: str | Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "imagen_video", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +21,12 @@ def model(tiny, tmp_path_factory) -> Path:
 
 
 def test_help_comes_at_once():
-    run("--help")  # compiled files are there from now on
-    start = time.monotonic()
-    done = run("--help")
-    assert time.monotonic() - start < 1
+    command = [sys.executable, "-m", "imagen_video", "--help"]
+    subprocess.run(command, capture_output=True)  # compiled files are there from now on
+    before = os.times()
+    done = subprocess.run(command, capture_output=True, text=True)
+    after = os.times()
+    assert sum(after[2:4]) - sum(before[2:4]) < 1  # of a core, whatever else runs
     assert done.returncode == 0
     assert "generate" in done.stdout
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_video.diffusion.guidance import guidance_weights
@@ -65,16 +66,25 @@ def flops_per_call(
     `around` more frames on each side are looked at, as in a window of a longer clip.
     """
     inner, frames = slice(around, around + frames), frames + 2 * around
+    z, logsnr, cond = call_on_meta(spec, frames, spec.output.size, tokens=tokens)
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        high, low = spec.output, None
-        if spec.input is not None:
-            low = torch.zeros(1, frames, spec.low_channels, *spec.input.size)
-        text = torch.zeros(1, 1, tokens, spec.unet.text_dim)
-        seen = torch.ones(1, 1, tokens, dtype=torch.bool)
-        level = None if low is None else torch.zeros(1)
-        cond = Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
-        unet(torch.zeros(1, frames, 3, *high.size), torch.zeros(1), cond, inner)
+        unet(z, logsnr, cond, inner)
     return counter.get_total_flops()
+
+
+def call_on_meta(
+    spec: StageSpec, frames: int, size: tuple[int, int], *, tokens: int, captions: int = 1
+) -> tuple[Tensor, Tensor, Conditioning]:
+    """What the network is given for one clip, as shapes alone."""
+    with torch.device("meta"):
+        low = level = None
+        if spec.input is not None:
+            low_size = (side // spec.space_factor for side in size)
+            low, level = torch.zeros(1, frames, spec.low_channels, *low_size), torch.zeros(1)
+        text = torch.zeros(1, captions, tokens, spec.unet.text_dim)
+        seen = torch.ones(1, captions, tokens, dtype=torch.bool)
+        cond = Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
+        return torch.zeros(1, frames, 3, *size), torch.zeros(1), cond
 
 
 def _row(spec: StageSpec, rate: float, tokens: int) -> Row:

@@ -9,84 +9,25 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny_job  # pyright: ignore
 import torch
+from forked import fork  # pyright: ignore
 from safetensors.torch import load_file
+from tiny_job import train_base  # pyright: ignore
 
 from imagen_video.training.checkpoint import facts_of, latest, tensors_in
 
-# A batch of four rows, of clips and images, so that it can be shared by one, two or four.
-JOB = """
-import os
-import sys
-from dataclasses import replace
-from pathlib import Path
 
-import torch
-
-from imagen_video import presets
-from imagen_video.cli import main
-from imagen_video.training import job
-
-torch.set_num_threads(1)
-out, steps, stop, shards = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-cascade = presets.tiny()
-base = cascade.stages[0]
-optimizer = os.environ.get("OPTIMIZER", "adamw")
-train = replace(base.train, clips=2, image_packs=2, warmup=4, optimizer=optimizer)
-base = replace(base, train=train)
-cascade = replace(cascade, stages=(base, *cascade.stages[1:]))
-presets.find = lambda name: cascade
-if stop:  # a run that ends early, as one that is killed does
-    step = job.Trainer.train_on
-
-    def stopping(trainer, parts, watch):
-        if trainer.step == stop - 1:
-            trainer.save()
-        elif trainer.step == stop:
-            trainer.saver.finish()
-            trainer.ranks.wait()
-            sys.exit(0)
-        return step(trainer, parts, watch)
-
-    job.Trainer.train_on = stopping
-sys.argv = ["imagen-video", "train", "--out", str(out), "--stage", "base", "--steps", str(steps),
-            "--precision", "fp32", "--shards", str(shards),
-            "--save-minutes", "0.02" if steps > 100 else "60",
-            "--sheet-minutes", "60", "--log-every", "1", *sys.argv[5:]]
-if "--workers" not in sys.argv:
-    sys.argv += ["--workers", "0"]
-main()
-"""
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("job") / "job.py"
-    path.write_text(JOB)
-    return path
-
-
-def command(
-    script: Path, out: Path, *more, ranks: int, steps: int = 20, stop: int = 0, shards=None
-):
-    arguments = [str(out), str(steps), str(stop), str(shards or ranks), *more]
-    if ranks == 1:
-        return [sys.executable, str(script), *arguments]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return [*torchrun, f"--nproc-per-node={ranks}", str(script), *arguments]
-
-
-def train(script: Path, out: Path, *more: str, **options) -> list[float]:
+def train(out: Path, *more: str, ranks: int, steps: int = 20, stop: int = 0, shards=None):
     """Run to the end; the loss of every step that its log has."""
-    done = subprocess.run(
-        command(script, out, *more, **options), capture_output=True, text=True, env=environment()
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    said = out.with_name(f"{out.name}.said")
+    words = (str(out), steps, stop, shards or ranks, *more)
+    run = fork(train_base, *words, said=said, ranks=ranks)
+    for process in run:
+        process.join(300)
+    errors = out.with_name(f"{out.name}.said.err").read_text()
+    assert [process.exitcode for process in run] == [0] * ranks, errors[-3000:]
     return losses(out)
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "JAXTYPING_DISABLE": "1"}
 
 
 def losses(out: Path) -> list[float]:
@@ -94,13 +35,12 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def begin(script: Path, out: Path, *more: str) -> tuple[subprocess.Popen, list[int]]:
+def begin(out: Path, *more: str) -> tuple[subprocess.Popen, list[int]]:
     """A long run of two processes that has saved something, and the two."""
+    words = [tiny_job.__file__, str(out), str(10**5), "0", "2", *more]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     run = subprocess.Popen(
-        command(script, out, *more, ranks=2, steps=10**5),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
+        [*torchrun, "--nproc-per-node=2", *words], stderr=subprocess.PIPE, text=True
     )
     while latest(out) is None:
         assert run.poll() is None
@@ -114,21 +54,21 @@ def command_line(pid: str) -> bytes:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_killed_process_ends_the_job_and_spoils_no_checkpoint(script, tmp_path, which):
-    run, processes = begin(script, tmp_path)
+def test_a_killed_process_ends_the_job_and_spoils_no_checkpoint(tmp_path, which):
+    run, processes = begin(tmp_path)
     os.kill(processes[which], signal.SIGKILL)
     _, said = run.communicate(timeout=120)
     assert run.returncode != 0
     assert "imagen-video: another process of this run is gone" in said
     before = facts_of(latest(tmp_path))["step"]
-    train(script, tmp_path, ranks=1, steps=10**5, stop=before + 2)
+    train(tmp_path, ranks=1, steps=10**5, stop=before + 2)
     assert len(losses(tmp_path)) == before + 2
 
 
 @pytest.mark.parametrize("whom", ["a process", "torchrun"])
-def test_sigterm_saves_and_ends_all_well(script, tmp_path, whom):
+def test_sigterm_saves_and_ends_all_well(tmp_path, whom):
     # torchrun tells every process of a group, the loaders' workers too.
-    run, processes = begin(script, tmp_path, "--workers", "0" if whom == "a process" else "1")
+    run, processes = begin(tmp_path, "--workers", "0" if whom == "a process" else "1")
     os.kill(processes[1] if whom == "a process" else run.pid, signal.SIGTERM)
     _, said = run.communicate(timeout=120)
     if whom == "a process":  # torchrun itself always tells what ended it
@@ -138,9 +78,9 @@ def test_sigterm_saves_and_ends_all_well(script, tmp_path, whom):
 
 
 @pytest.fixture(scope="module")
-def alone(script, tmp_path_factory) -> tuple[list[float], Path]:
+def alone(tmp_path_factory) -> tuple[list[float], Path]:
     out = tmp_path_factory.mktemp("alone")
-    return train(script, out, ranks=1), out
+    return train(out, ranks=1), out
 
 
 def close(a: Path, b: Path) -> None:
@@ -161,22 +101,22 @@ def close(a: Path, b: Path) -> None:
     [2, pytest.param(1, marks=pytest.mark.slow)],
     ids=["sharded", "data parallel"],
 )
-def test_two_processes_train_as_one(script, alone, tmp_path, shards):
-    found = train(script, tmp_path, ranks=2, shards=shards)
+def test_two_processes_train_as_one(alone, tmp_path, shards):
+    found = train(tmp_path, ranks=2, shards=shards)
     assert len(found) == 20
     assert found == pytest.approx(alone[0], abs=1e-4)
     close(tmp_path, alone[1])
 
 
-def test_shards_train_in_parts_and_recompute(script, alone, tmp_path):
-    found = train(script, tmp_path, "--recompute", "--accumulate", "2", ranks=2, stop=10)
+def test_shards_train_in_parts_and_recompute(alone, tmp_path):
+    found = train(tmp_path, "--recompute", "--accumulate", "2", ranks=2, stop=10)
     assert found == pytest.approx(alone[0][:10], abs=1e-4)
 
 
-def test_two_then_four_then_one_process_go_on_as_one(script, alone, tmp_path):
-    train(script, tmp_path, ranks=2, stop=6)
-    train(script, tmp_path, ranks=4, stop=13, shards=2)
+def test_two_then_four_then_one_process_go_on_as_one(alone, tmp_path):
+    train(tmp_path, ranks=2, stop=6)
+    train(tmp_path, ranks=4, stop=13, shards=2)
     assert len(list(latest(tmp_path).glob("*.safetensors"))) == 4
-    found = train(script, tmp_path, ranks=1)
+    found = train(tmp_path, ranks=1)
     assert found == pytest.approx(alone[0], abs=1e-4)
     close(tmp_path, alone[1])

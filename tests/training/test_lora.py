@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_distributed import script, train  # noqa: F401  # pyright: ignore
+from test_distributed import train  # pyright: ignore
 
 from imagen_video import presets
 from imagen_video.stage import Stage
@@ -127,10 +127,10 @@ def test_a_run_that_goes_on_ends_as_an_undisturbed_one(base, tuned, tmp_path, mo
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_two_sharded_processes_train_adapters_as_one(script, base, tmp_path):  # noqa: F811
+def test_two_sharded_processes_train_adapters_as_one(base, tmp_path):
     more = ["--lora", "2", "--init-from", str(base)]
-    one = train(script, tmp_path / "one", *more, ranks=1, steps=8)
-    two = train(script, tmp_path / "two", *more, ranks=2, steps=8)
+    one = train(tmp_path / "one", *more, ranks=1, steps=8)
+    two = train(tmp_path / "two", *more, ranks=2, steps=8)
     assert two == pytest.approx(one, abs=1e-4) and len(two) == 8
     first, second = (
         load_file(tmp_path / name / "adapter" / "adapter_model.safetensors")

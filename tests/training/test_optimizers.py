@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_distributed import close, script, train  # noqa: F401  # pyright: ignore
+from test_distributed import close, train  # pyright: ignore
 from test_trainer import Still  # pyright: ignore
 
 from imagen_video import presets
@@ -54,10 +54,10 @@ def test_other_optimizers_learn_and_go_on_where_they_stopped(tiny, tmp_path, nam
 
 
 @pytest.mark.slow
-def test_sharded_adafactor_is_adafactor(script, tmp_path, monkeypatch):  # noqa: F811
+def test_sharded_adafactor_is_adafactor(tmp_path, monkeypatch):
     monkeypatch.setenv("OPTIMIZER", "adafactor")
-    alone = train(script, tmp_path / "alone", ranks=1, steps=5)
-    train(script, tmp_path / "four", ranks=4, shards=2, steps=5, stop=3)
-    found = train(script, tmp_path / "four", ranks=1, steps=5)
+    alone = train(tmp_path / "alone", ranks=1, steps=5)
+    train(tmp_path / "four", ranks=4, shards=2, steps=5, stop=3)
+    found = train(tmp_path / "four", ranks=1, steps=5)
     assert found == pytest.approx(alone, abs=1e-4)
     close(tmp_path / "four", tmp_path / "alone")

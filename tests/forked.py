@@ -1,0 +1,71 @@
+"""Programs that tests start, forked from one that has imported what they need: importing torch and
+the text encoder takes a process longer than most of these run."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from imagen_video.cli import main
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        "imagen_video.cascade",
+        "imagen_video.training.job",
+        "torch._dynamo",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.bert.modeling_bert",
+    ]
+)
+
+
+def fork(program: Callable[..., None], *words, said: Path, ranks: int = 1) -> list[BaseProcess]:
+    """Start `program` as one process, or as many that find each other as torchrun's do.
+
+    Each leads a session of its own; what they print is added to the files `said`.out and .err.
+    """
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared["WORLD_SIZE"] = str(ranks)
+    processes = []
+    for rank in map(str, range(ranks)):
+        environment = shared | {"RANK": rank, "LOCAL_RANK": rank}
+        run = CONTEXT.Process(target=_begin, args=(environment, said, program, *words))
+        run.start()
+        processes.append(run)
+    return processes
+
+
+def _begin(environment: dict[str, str], said: Path, program: Callable[..., None], *words) -> None:
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, end in ((1, ".out"), (2, ".err")):
+        with said.with_name(said.name + end).open("a") as file:
+            os.dup2(file.fileno(), number)
+    program(*words)
+
+
+def command(*words: str) -> None:
+    """Be imagen-video with these words."""
+    sys.argv = ["imagen-video", *words]
+    main()
+
+
+def imagen_video(*words: str | Path | float) -> CompletedProcess[str]:
+    """Run imagen-video to its end, for at most two minutes."""
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "said"
+        (run,) = fork(command, *map(str, words), said=said)
+        run.join(120)
+        assert run.exitcode is not None, f"still running: {words}"
+        out, err = (said.with_name(said.name + end).read_text() for end in (".out", ".err"))
+        return CompletedProcess(words, run.exitcode, out, err)

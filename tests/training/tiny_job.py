@@ -1,0 +1,50 @@
+"""A training run of the tiny base that one, two or four processes can share."""
+
+import os
+import sys
+from dataclasses import replace
+
+import torch
+
+from imagen_video import presets
+from imagen_video.cli import main
+from imagen_video.training import job
+
+
+def train_base(out: str, steps: int, stop: int, shards: int, *more: str) -> None:
+    """Train on batches of four rows, of clips and images; end early after step `stop` unless it is
+    0, as one that is killed does."""
+    torch.set_num_threads(1)
+    cascade = presets.tiny()
+    base, optimizer = cascade.stages[0], os.environ.get("OPTIMIZER", "adamw")
+    train = replace(base.train, clips=2, image_packs=2, warmup=4, optimizer=optimizer)
+    cascade = replace(cascade, stages=(replace(base, train=train), *cascade.stages[1:]))
+    presets.find = lambda name: cascade
+    if stop:
+        job.Trainer.train_on = stopping_after(stop)
+    save = "0.02" if steps > 100 else "60"
+    words = ["--out", out, "--stage", "base", "--steps", str(steps), "--shards", str(shards)]
+    words += ["--precision", "fp32", "--save-minutes", save, "--sheet-minutes", "60"]
+    words += ["--log-every", "1", *([] if "--workers" in more else ["--workers", "0"]), *more]
+    sys.argv = ["imagen-video", "train", *words]
+    main()
+
+
+def stopping_after(stop: int):
+    """The trainer's step, which saves after step `stop` and exits in the one after."""
+    step = job.Trainer.train_on
+
+    def stopping(trainer, parts, watch):
+        if trainer.step == stop - 1:
+            trainer.save()
+        elif trainer.step == stop:
+            trainer.saver.finish()
+            trainer.ranks.wait()
+            sys.exit(0)
+        return step(trainer, parts, watch)
+
+    return stopping
+
+
+if __name__ == "__main__":  # by torchrun
+    train_base(sys.argv[1], *map(int, sys.argv[2:5]), *sys.argv[5:])
