@@ -61,11 +61,11 @@ def command(*words: str) -> None:
 
 
 def imagen_video(*words: str | Path | float) -> CompletedProcess[str]:
-    """Run imagen-video to its end, for at most two minutes."""
+    """Run imagen-video to its end, for at most five minutes."""
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "said"
         (run,) = fork(command, *map(str, words), said=said)
-        run.join(120)
+        run.join(300)
         assert run.exitcode is not None, f"still running: {words}"
         out, err = (said.with_name(said.name + end).read_text() for end in (".out", ".err"))
         return CompletedProcess(words, run.exitcode, out, err)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -36,43 +38,74 @@ def losses(out: Path) -> list[float]:
 
 
 def begin(out: Path, *more: str) -> tuple[subprocess.Popen, list[int]]:
-    """A long run of two processes that has saved something, and the two."""
+    """A long run of two processes under torchrun that has saved something, and the two."""
     words = [tiny_job.__file__, str(out), str(10**5), "0", "2", *more]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     run = subprocess.Popen(
         [*torchrun, "--nproc-per-node=2", *words], stderr=subprocess.PIPE, text=True
     )
-    while latest(out) is None:
-        assert run.poll() is None
-        time.sleep(0.1)
+    until_saved(out, lambda: run.poll() is None)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     return run, [int(pid) for pid in children if b"-u\0" in command_line(pid)]
+
+
+def begin_alone(out: Path) -> tuple[list[BaseProcess], Path]:
+    """The same without anyone who looks after the two, and what they say."""
+    said = out.with_name(f"{out.name}.said")
+    run = fork(train_base, str(out), 10**5, 0, 2, said=said, ranks=2)
+    until_saved(out, lambda: all(process.is_alive() for process in run))
+    return run, said.with_name(f"{said.name}.err")
+
+
+def until_saved(out: Path, alive: Callable[[], bool]) -> None:
+    while latest(out) is None:
+        assert alive()
+        time.sleep(0.1)
 
 
 def command_line(pid: str) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_a_killed_process_ends_the_job_and_spoils_no_checkpoint(tmp_path, which):
+def test_a_killed_process_ends_the_job_under_torchrun(tmp_path):
     run, processes = begin(tmp_path)
-    os.kill(processes[which], signal.SIGKILL)
+    os.kill(processes[0], signal.SIGKILL)
     _, said = run.communicate(timeout=120)
     assert run.returncode != 0
+    assert_whole(tmp_path, said)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_killed_process_ends_the_other_and_spoils_no_checkpoint(tmp_path, which):
+    run, errors = begin_alone(tmp_path)
+    run[which].kill()
+    run[1 - which].join(120)
+    assert run[1 - which].exitcode == 1
+    assert_whole(tmp_path, errors.read_text())
+
+
+def assert_whole(out: Path, said: str) -> None:
+    """The loss was told in a line, and training goes on from what was saved."""
     assert "imagen-video: another process of this run is gone" in said
-    before = facts_of(latest(tmp_path))["step"]
-    train(tmp_path, ranks=1, steps=10**5, stop=before + 2)
-    assert len(losses(tmp_path)) == before + 2
+    before = facts_of(latest(out))["step"]
+    train(out, ranks=1, steps=10**5, stop=before + 2)
+    assert len(losses(out)) == before + 2
 
 
-@pytest.mark.parametrize("whom", ["a process", "torchrun"])
-def test_sigterm_saves_and_ends_all_well(tmp_path, whom):
+def test_sigterm_to_a_process_saves_and_ends_all_well(tmp_path):
+    run, errors = begin_alone(tmp_path)
+    run[1].terminate()
+    for process in run:
+        process.join(120)
+    assert [process.exitcode for process in run] == [0, 0], errors.read_text()
+    assert facts_of(latest(tmp_path))["step"] == len(losses(tmp_path))
+
+
+def test_sigterm_to_torchrun_saves_and_spares_the_loaders(tmp_path):
     # torchrun tells every process of a group, the loaders' workers too.
-    run, processes = begin(tmp_path, "--workers", "0" if whom == "a process" else "1")
-    os.kill(processes[1] if whom == "a process" else run.pid, signal.SIGTERM)
+    run, _ = begin(tmp_path, "--workers", "1")
+    run.terminate()
     _, said = run.communicate(timeout=120)
-    if whom == "a process":  # torchrun itself always tells what ended it
-        assert run.returncode == 0, said
     assert "DataLoader worker" not in said
     assert facts_of(latest(tmp_path))["step"] == len(losses(tmp_path))
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import imagen_video  # pyright: ignore
 from safetensors.torch import load_file
 
-import imagen_video
 from imagen_video import presets
-from imagen_video.cascade import Cascade
+from imagen_video.cascade import Cascade, shipped
 from imagen_video.files import alone_in
 from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import facts_of, latest
@@ -26,9 +26,7 @@ OPTIONS = ["--preset", "tiny", "--steps", "2", "--threads", "1", "--sheet-minute
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "imagen_video", "train", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=500)
+    return imagen_video("train", *arguments)
 
 
 SHORT = """
@@ -151,7 +149,8 @@ def test_the_slurm_script_starts_as_many_processes_as_can_share_the_batch(tmp_pa
 
 
 def test_every_stage_begins_with_its_own_folder(tmp_path):
-    mini = Path(imagen_video.__file__).parent / "mini"
+    mini = shipped("mini")
+    assert mini is not None
     for job in jobs_of(presets.mini(), tmp_path, [], steps=None, init_from=mini):
         where = job.arguments.index("--init-from")
         assert job.arguments[where + 1] == str(mini / job.stage)
@@ -166,27 +165,29 @@ def test_slurm_and_many_devices_are_for_all_stages(tmp_path):
 
 
 def test_what_was_trained_becomes_a_stage_and_a_cascade(tmp_path):
-    def run(*arguments) -> subprocess.CompletedProcess:
-        line = [sys.executable, "-m", "imagen_video", *map(str, arguments)]
-        return subprocess.run(line, capture_output=True, text=True, timeout=300)
-
     base = tmp_path / "runs" / "base"
     done = command("--stage", "base", "--out", str(base), *OPTIONS)
     assert done.returncode == 0, done.stderr
-    done = run("export", base, "--out", tmp_path / "stage", "--which", "best")
+    done = imagen_video("export", base, "--out", tmp_path / "stage", "--which", "best")
     assert done.returncode == 0 and "average weights of step 2" in done.stdout, done.stderr
     exported, saved = load_stage(tmp_path / "stage"), load_stage(base)
     state = saved.unet.state_dict()
     assert all(torch.equal(v, state[name]) for name, v in exported.unet.state_dict().items())
-    done = run("export", base, "--out", tmp_path / "raw", "--weights", "trained", "--dtype", "fp32")
+    done = imagen_video(
+        "export", base, "--out", tmp_path / "raw", "--weights", "trained", "--dtype", "fp32"
+    )
     raw = load_stage(tmp_path / "raw").unet.state_dict()
     (shard,) = latest(base).glob("*.safetensors")
     checkpoint = load_file(shard)
     assert all(torch.equal(v, checkpoint[f"weight/{name}"]) for name, v in raw.items())
-    done = run("export", tmp_path / "runs", "--preset", "tiny", "--out", tmp_path / "cascade")
+    done = imagen_video(
+        "export", tmp_path / "runs", "--preset", "tiny", "--out", tmp_path / "cascade"
+    )
     assert done.returncode == 2 and "tsr1" in done.stderr
     for stage in presets.tiny().stages[1:]:
         save_stage(Stage(stage), tmp_path / "runs" / stage.name)
-    done = run("export", tmp_path / "runs", "--preset", "tiny", "--out", tmp_path / "cascade")
+    done = imagen_video(
+        "export", tmp_path / "runs", "--preset", "tiny", "--out", tmp_path / "cascade"
+    )
     assert done.returncode == 0, done.stderr
     assert Cascade.from_pretrained(tmp_path / "cascade").spec == presets.tiny()

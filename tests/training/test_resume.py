@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from imagen_video.training.checkpoint import latest
 
 # One thread and one job after the other: the same sums in the same order.
-WORDS = ["--preset", "tiny", "--stage", "tsr1", "--steps", "24", "--threads", "1"]
-WORDS += ["--save-minutes", "0.01", "--sheet-minutes", "60", "--log-every", "8"]
+WORDS = ["--preset", "tiny", "--stage", "base", "--steps", "24", "--threads", "1"]
+WORDS += ["--save-minutes", "0.02", "--sheet-minutes", "60", "--log-every", "8"]
 # The second is Ctrl-C, after which a run saves and ends by itself.
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
 
