@@ -231,9 +231,11 @@ def _check_wishes(stages: list[Stage], wanted: SampleSpec, low_frames: int | Non
         if not 1 <= wanted.num_frames <= most:
             span = "be at least 1" if low_frames is None else f"lie in 1..{most}"
             raise ValueError(f"num_frames must {span}, got {wanted.num_frames}")
-    guided = any(override(stage.spec.sampler, wanted).guidance.on for stage in stages)
+    guided = [stage for stage in stages if override(stage.spec.sampler, wanted).guidance.on]
     if wanted.negative_prompt and not guided:
         raise ValueError("a negative prompt needs guidance, which is off in every stage that runs")
+    for stage in guided if wanted.negative_prompt else ():
+        stage.refuse_negative()
 
 
 def _frames_out(stages: list[Stage], wanted: int | None, before: int | None) -> int:

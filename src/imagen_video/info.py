@@ -83,7 +83,10 @@ def call_on_meta(
             low, level = torch.zeros(1, frames, spec.low_channels, *low_size), torch.zeros(1)
         text = torch.zeros(1, captions, tokens, spec.unet.text_dim)
         seen = torch.ones(1, captions, tokens, dtype=torch.bool)
-        cond = Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
+        weight = torch.zeros(1) if spec.unet.guided else None
+        cond = Conditioning(
+            text, seen, torch.ones(1, dtype=torch.bool), low, level, guidance=weight
+        )
         return torch.zeros(1, frames, 3, *size), torch.zeros(1), cond
 
 

@@ -27,7 +27,8 @@ class UNetSpec:
     `widths` and `blocks` have one entry a level. `attention_levels` have spatial self-attention
     with the text's keys and values joined in, `cross_levels` cross-attention to the text alone.
     `temporal` mixes frames after every block of `temporal_levels`. `patch` folds p x p pixels into
-    channels before the first convolution. `norm="layer"` does not see how large the frame is.
+    channels before the first convolution. `norm="layer"` does not see how large the frame is. A
+    `guided` network is told a guidance weight and answers as its teacher does under that guidance.
     """
 
     widths: tuple[int, ...]
@@ -42,6 +43,7 @@ class UNetSpec:
     text_dim: int = 384
     norm: Literal["group", "layer"] = "group"
     predicts: Literal["v", "x", "eps"] = "v"
+    guided: bool = False
 
     def __post_init__(self):
         require_known_words(self)

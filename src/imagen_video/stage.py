@@ -8,10 +8,12 @@ from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.guidance import (
+    Rule,
     dynamic_threshold,
     guidance_weights,
     guided_denoisers,
     static_threshold,
+    thresholded,
 )
 from imagen_video.diffusion.objective import Draws, Loss, Objective
 from imagen_video.diffusion.sampler import (
@@ -69,6 +71,12 @@ class Stage:
 
         Captions are dropped with probability `train.text_dropout` (paper section 3.2).
         """
+        cond = self.prepared(video, cond, draws)
+        objective = objective or self.objective()
+        return objective(self.denoiser(cond), video, self.by_kind(cond), draws)
+
+    def prepared(self, video: Video, cond: Conditioning, draws: Draws) -> Conditioning:
+        """What the network is told in training: captions dropped, the low-resolution part made."""
         keep = draws.uniform("dropout") >= self.spec.train.text_dropout
         cond = cond.drop_text(keep.to(video.device))
         if self.spec.kind != "base":
@@ -78,9 +86,11 @@ class Stage:
                 low, draws.normal("low", low), logsnr, spec=self.spec, is_video=cond.is_video
             )
             cond = replace(cond, lowres=low, lowres_logsnr=logsnr)
-        schedule = ByKind(cond.is_video, self.schedule, self.image_schedule)
-        objective = objective or self.objective()
-        return objective(self.denoiser(cond), video, schedule, draws)
+        return cond
+
+    def by_kind(self, cond: Conditioning) -> "ByKind":
+        """The training schedule of a batch."""
+        return ByKind(cond.is_video, self.schedule, self.image_schedule)
 
     def denoiser(self, cond: Conditioning, *, window: int | None = None) -> Denoiser:
         """The network under one conditioning, in windows of frames if asked for.
@@ -147,27 +157,57 @@ class Stage:
     ) -> Iterator[SamplerState]:
         """Sample videos of this (b, f, c, h, w), one state a step; guided as the sampler says.
 
-        `negative` replaces the empty caption that guidance moves away from.
+        `negative` replaces the empty caption that guidance moves away from; ValueError where the
+        network has learned guidance, which takes one call a step and knows the empty one alone.
         """
         sampler = sampler or self.spec.sampler
         # One frame was trained as an image, on the schedule of images.
         schedule = self.schedule if cond.is_video.all() else self.image_schedule
         weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
-        plain = self.denoiser(cond, window=sampler.window)
-        doubled = plain
-        if any(weights):
-            both = cond.cat(negative or cond.without_text())
-            doubled = self.denoiser(both, window=sampler.window)
         rule = static_threshold
         if sampler.threshold == "dynamic":
             rule = dynamic_threshold(sampler.percentile)
+        denoisers = self._denoisers(cond, negative, weights, rule=rule, window=sampler.window)
 
         def draw(step: int) -> Video:
             drawn = noise(shape, stage=self.spec.name, step=step, sample=sample)
             return drawn.to(self.device)
 
-        denoisers = guided_denoisers(plain, doubled, weights, rule=rule)
         yield from denoise_steps(denoisers, schedule, draw, move=make_move(sampler))
+
+    def refuse_negative(self) -> None:
+        """ValueError where the network has learned guidance."""
+        if self.spec.unet.guided:
+            raise ValueError(
+                f"stage {self.spec.name!r} has learned guidance away from the empty caption and "
+                "takes no negative prompt: leave it out, or use what the stage was distilled from"
+            )
+
+    def _denoisers(
+        self,
+        cond: Conditioning,
+        negative: Conditioning | None,
+        weights: list[float],
+        *,
+        rule: Rule,
+        window: int | None,
+    ) -> list[Denoiser]:
+        """One a step, guided by its weight."""
+        if self.spec.unet.guided:
+            if negative is not None:
+                self.refuse_negative()
+
+            def told(weight: float) -> Denoiser:
+                each = torch.full((len(cond.text),), weight, device=self.device)
+                denoise = self.denoiser(replace(cond, guidance=each), window=window)
+                return thresholded(denoise, rule) if weight else denoise
+
+            by_weight = {weight: told(weight) for weight in set(weights)}
+            return [by_weight[weight] for weight in weights]
+        plain = doubled = self.denoiser(cond, window=window)
+        if any(weights):
+            doubled = self.denoiser(cond.cat(negative or cond.without_text()), window=window)
+        return guided_denoisers(plain, doubled, weights, rule=rule)
 
 
 @dataclass(frozen=True)
@@ -183,6 +223,9 @@ class ByKind:
 
     def slope(self, t: PerClip) -> PerClip:
         return torch.where(self.is_video, self.video.slope(t), self.image.slope(t))
+
+    def inverse(self, logsnr: PerClip) -> PerClip:
+        return torch.where(self.is_video, self.video.inverse(logsnr), self.image.inverse(logsnr))
 
 
 def make_move(sampler: SamplerSpec) -> Move:

@@ -7,6 +7,7 @@ import tyro
 from tyro.conf import Positional
 
 from imagen_video.cli.data import Data, run_data
+from imagen_video.cli.distill import Distill, run_distill
 from imagen_video.cli.evaluate import Evaluate, Sweep, run_evaluate, run_sweep
 from imagen_video.cli.export import Export, run_export
 from imagen_video.cli.plan import Plan, run_plan
@@ -35,6 +36,7 @@ COMMANDS = {
     Generate: run_generate,
     Upscale: run_upscale,
     Train: run_train,
+    Distill: run_distill,
     Export: run_export,
     Info: run_info,
     Plan: run_plan,

@@ -84,8 +84,8 @@ def run_train(options: Train) -> None:
         raise ValueError(f"one stage trains on one kind of device, got {' '.join(options.device)}")
     if options.threads:
         torch.set_num_threads(options.threads)
-    job = _as(JobSpec, options, device=options.device[0])
-    train_stage(cascade, job, _as(RunSpec, options))
+    job = as_spec(JobSpec, options, device=options.device[0])
+    train_stage(cascade, job, as_spec(RunSpec, options))
 
 
 def _train_all(options: Train, cascade: "CascadeSpec") -> None:
@@ -117,7 +117,7 @@ def _arguments(options: Train) -> list[str]:
     return typed
 
 
-def _as(kind: type[T], options: object, **more: object) -> T:
+def as_spec(kind: type[T], options: object, **more: object) -> T:
     """The fields of a spec that the options have too."""
     given = vars(options) | more
     return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})  # pyright: ignore

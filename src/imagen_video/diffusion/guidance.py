@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.schedule import CosineSchedule, expand, step_times
-from imagen_video.shapes import Float
+from imagen_video.shapes import Float, Int
 from imagen_video.spec import GuidanceSpec
 from imagen_video.video import PerClip, Video
 
@@ -25,25 +25,31 @@ def guidance_weights(spec: GuidanceSpec, num_steps: int, schedule: CosineSchedul
 
     The interval is in log-SNR and not in steps, so that it means the same for any number of steps.
     """
-    since = range(-spec.constant_steps, num_steps - spec.constant_steps)
-    weights = [
-        spec.low if spec.low is not None and i >= 0 and i % 2 == 0 else spec.weight for i in since
-    ]
-    if spec.interval is None:
-        return weights
-    least, most = spec.interval
-    levels = schedule(step_times(num_steps))[:-1].tolist()
-    return [
-        weight if least <= logsnr <= most else 0.0
-        for weight, logsnr in zip(weights, levels, strict=True)
-    ]
+    levels = schedule(step_times(num_steps))[:-1]
+    weight = torch.full_like(levels, spec.weight)
+    return weight_at(spec, weight, torch.arange(num_steps), levels).tolist()
 
 
-def guided(doubled: Denoiser, weight: float) -> Denoiser:
+def weight_at(
+    spec: GuidanceSpec, weight: Float[Tensor, " n"], step: Int[Tensor, " n"], logsnr: PerClip
+) -> Float[Tensor, " n"]:
+    """The weights at steps of a run, where `weight` stands for the spec's own."""
+    since = step - spec.constant_steps
+    if spec.low is not None:
+        weight = torch.where((since >= 0) & (since % 2 == 0), spec.low, weight)
+    if spec.interval is not None:
+        least, most = spec.interval
+        weight = torch.where((least <= logsnr) & (logsnr <= most), weight, 0.0)
+    return weight
+
+
+def guided(doubled: Denoiser, weight: float | PerClip) -> Denoiser:
     """Guidance by one call: `doubled` is bound to the conditioning of 2 b clips, cond ++ uncond.
 
     Weight 0 is off (it would still pay for both halves: `guided_denoisers` leaves them out).
     """
+    if isinstance(weight, Tensor):
+        weight = weight[:, None, None, None, None]
 
     def denoise(z: Video, logsnr: PerClip) -> Denoised:
         both = doubled(torch.cat([z, z]), torch.cat([logsnr, logsnr]))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.sampler import keyed_generator
-from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
+from imagen_video.diffusion.schedule import alpha_sigma, expand
 from imagen_video.shapes import Float
 from imagen_video.video import PerClip, Video
 
@@ -21,11 +21,13 @@ Target = Callable[[Denoised], Denoised]  # the truth about z -> what the network
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What training needs of a schedule: the log-SNR of each clip's time, and its slope."""
+    """What training needs of a schedule: the log-SNR of each clip's time, its slope and inverse."""
 
     def __call__(self, t: PerClip) -> PerClip: ...
 
     def slope(self, t: PerClip) -> PerClip: ...
+
+    def inverse(self, logsnr: PerClip) -> PerClip: ...
 
 
 MIN_SNR_GAMMA = 5.0  # the value of the Min-SNR paper
@@ -88,14 +90,14 @@ def low_discrepancy_times(b: int, generator: torch.Generator) -> PerClip:
     return spread[torch.randperm(b, generator=generator, device=device)]
 
 
-def discrete_times(num_steps: int) -> Times:
-    """The times i / num_steps, i = 1 .. num_steps, at which such a sampler calls its network."""
+def discrete_times(num_steps: int, times: Times = low_discrepancy_times) -> Times:
+    """`times` moved up to the next i / num_steps, i = 1 .. num_steps, at which such a sampler calls
+    its network."""
 
-    def times(b: int, generator: torch.Generator) -> PerClip:
-        size, device = (b,), generator.device
-        return torch.randint(1, num_steps + 1, size, generator=generator, device=device) / num_steps
+    def stepped(b: int, generator: torch.Generator) -> PerClip:
+        return (times(b, generator) * num_steps).ceil().clamp(min=1) / num_steps
 
-    return times
+    return stepped
 
 
 def truth(true: Denoised) -> Denoised:
@@ -103,21 +105,35 @@ def truth(true: Denoised) -> Denoised:
     return true
 
 
-def two_teacher_steps(teacher: Denoiser, schedule: CosineSchedule, num_steps: int) -> Target:
+def step_of(schedule: Schedule, logsnr: PerClip, num_steps: int) -> PerClip:
+    """Which of the times i / num_steps is nearest, i = 1 .. num_steps."""
+    return (schedule.inverse(logsnr) * num_steps).round().clamp(1, num_steps)
+
+
+def two_teacher_steps(
+    teacher: Denoiser, schedule: Schedule, num_steps: int, *, overlapping: bool = False
+) -> Target:
     """One student step is to land where two teacher steps do: paper section 8.2.
 
-    `num_steps` are the student's; log-SNRs are rounded to the times of `discrete_times(num_steps)`.
-    In the last step both return their x, so its end is the limit of no noise instead of t = 0.
+    `num_steps` are the student's, and the teacher's twice that; log-SNRs are rounded to the times
+    of `discrete_times(num_steps)`. In the last step both return their x, so its end is the limit of
+    no noise instead of t = 0. `overlapping`: for the stochastic sampler (section 8.3), which goes
+    two of its steps ahead and one back: the teacher's are as many as the student's, and in the last
+    student step the teacher takes one.
     """
+    half = 1.0 if overlapping else 0.5
 
     @torch.no_grad()
     def target(true: Denoised) -> Denoised:
         z, logsnr = true.z, true.logsnr
-        i = (schedule.inverse(logsnr) * num_steps).round().clamp(1, num_steps)
-        middle = schedule((i - 0.5) / num_steps)
-        end = torch.where(i == 1, torch.inf, schedule((i - 1) / num_steps))
-        z_m = teacher(z, logsnr).at(middle)
-        return Denoised.from_move(z, teacher(z_m, middle).at(end), logsnr, end)
+        i = step_of(schedule, logsnr, num_steps)
+        middle = schedule((i - half).clamp(min=half) / num_steps)
+        first = teacher(z, logsnr)
+        end = torch.where(i <= 2 * half, torch.inf, schedule((i - 2 * half) / num_steps))
+        z_e = teacher(first.at(middle), middle).at(end)
+        alone = expand((i < 2 * half).to(z), z).bool()
+        z_e = torch.where(alone, first.at(end), z_e)
+        return Denoised.from_move(z, z_e, logsnr, end)
 
     return target
 

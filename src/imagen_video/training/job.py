@@ -19,7 +19,7 @@ from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.distributed import Ranks, started
 from imagen_video.files import alone_in
-from imagen_video.spec import CascadeSpec, StageSpec
+from imagen_video.spec import CascadeSpec, StageSpec, TextSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.cache import EmbeddingTable, load_keeping
 from imagen_video.text.encoder import TextEncoder, load_encoder
@@ -28,8 +28,9 @@ from imagen_video.training.engine import initialise_from
 from imagen_video.training.lora import Lora
 from imagen_video.training.run import RunSpec, with_steps
 from imagen_video.training.sheets import SheetDrawer, what_to_show
+from imagen_video.training.student import Lesson, Student
 from imagen_video.training.trainer import Data, Trainer
-from imagen_video.weights import working_dtype
+from imagen_video.weights import load_stage, working_dtype
 
 # So many steps, or captions, show what captions are like.
 FITTED_STEPS, FITTED_CAPTIONS = 64, 4096
@@ -43,7 +44,8 @@ VALIDATION_STEPS = 2
 class JobSpec:
     """Which stage is trained, on what and where. `data` are names for `open_source`; more than
     `max_bad` (a share) of broken files end the run; `shards` is for `distributed.started`. With
-    `lora` adapters of that rank are trained over `init_from`, instead of weights that it starts."""
+    `lora` adapters of that rank are trained over `init_from`, instead of weights that it starts;
+    with a `lesson` the stage in `init_from` is its teacher."""
 
     stage: str
     out: Path
@@ -53,6 +55,7 @@ class JobSpec:
     lora: int | None = None
     cropping: Literal["random", "centre"] = "random"
     max_bad: float = 0.05
+    lesson: Lesson | None = None
     device: str = "cpu"
     shards: int = 1
 
@@ -77,18 +80,7 @@ def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
 
 def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> int:
     spec, lora = with_steps(cascade.stage(job.stage), job.steps), job.adapters
-    # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
-    if run.captions is None:
-        # A T5 may be larger than what is trained: it leaves a GPU to it, and keeps its answers.
-        place = "cpu" if cascade.text.encoder == "t5" else str(ranks.device)
-        encoder = load_keeping(cascade.text, dtype=working_dtype(place), device=place)
-    else:
-        encoder = EmbeddingTable.load(run.captions)
-        if encoder.dim != cascade.text.dim:
-            raise ValueError(
-                f"{run.captions} has {encoder.dim} features a token ({encoder.name}), the networks "
-                f"expect {cascade.text.dim}: give embeddings of their own encoder"
-            )
+    encoder = encoder_of(cascade.text, run, ranks.device)
     data = _data(spec, job, run, ranks, encoder)
     fresh = latest(job.out) is None
     if ranks.first:
@@ -96,7 +88,16 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
     else:  # `spread` sends the weights
         stage = Stage(spec, build_unet(spec, device="meta"))
     ranks.wait()  # for the first, which may have read captions for a while
+    if job.lesson is not None:
+        assert job.init_from is not None, "a lesson has a teacher"
+        teacher = load_stage(job.init_from, dtype=working_dtype(ranks.device))
+        teacher.unet.to(ranks.device)
+        stage = Student(spec, stage.unet, teacher, job.lesson)
     trainer = Trainer(stage, data, job.out, run, ranks=ranks, lora=lora)
+    if job.lesson is not None and fresh:
+        much = trainer.validated()  # what there is to learn
+        if trainer.log is not None:
+            trainer.log.write({"step": 0, "validation": much})
     drawer = None
     if ranks.first and data.validation is not None:
         held_out = data.validation.source
@@ -105,7 +106,24 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
     return trainer.run(drawer)
 
 
-def _source(job: JobSpec, run: RunSpec, part: Part) -> Source:
+def encoder_of(text: TextSpec, run: RunSpec, device: torch.device) -> TextEncoder:
+    """What embeds the captions of a run, in training and in its sheets."""
+    # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
+    if run.captions is None:
+        # A T5 may be larger than what is trained: it leaves a GPU to it, and keeps its answers.
+        place = "cpu" if text.encoder == "t5" else str(device)
+        return load_keeping(text, dtype=working_dtype(place), device=place)
+    table = EmbeddingTable.load(run.captions)
+    if table.dim != text.dim:
+        raise ValueError(
+            f"{run.captions} has {table.dim} features a token ({table.name}), the networks "
+            f"expect {text.dim}: give embeddings of their own encoder"
+        )
+    return table
+
+
+def source_of(job: JobSpec, run: RunSpec, part: Part) -> Source:
+    """The training or the held-out part of a job's data."""
     bad = BadSamples(job.out / BAD_SAMPLES, job.max_bad)
     cropping = job.cropping if part == "train" else "centre"
     return open_source(job.data, seed=run.seed, bad=bad, cropping=cropping, part=part)
@@ -114,8 +132,8 @@ def _source(job: JobSpec, run: RunSpec, part: Part) -> Source:
 def _data(spec: StageSpec, job: JobSpec, run: RunSpec, ranks: Ranks, encoder: TextEncoder) -> Data:
     share = {"rank": ranks.rank, "ranks": ranks.ranks}
     steps = spec.train.steps
-    mix = Mix(_source(job, run, "train"), spec, seed=run.seed, steps=steps, **share)
-    held_out = _source(job, run, "test")
+    mix = Mix(source_of(job, run, "train"), spec, seed=run.seed, steps=steps, **share)
+    held_out = source_of(job, run, "test")
     validation = Mix(held_out, spec, seed=run.seed, steps=VALIDATION_STEPS, **share)
     return Data(mix, encoder, validation)
 

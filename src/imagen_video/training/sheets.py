@@ -81,9 +81,14 @@ class SheetDrawer:
 
 
 def sample(
-    stage: Stage, encoder: TextEncoder, prompts: list[str], *, low: torch.Tensor | None
+    stage: Stage,
+    encoder: TextEncoder,
+    prompts: list[str],
+    *,
+    low: torch.Tensor | None,
+    steps: int = STEPS,
 ) -> torch.Tensor:
-    """One sampling run of a stage on its own, as float video."""
+    """One sampling run of a stage on its own, of at most so many steps, as float video."""
     spec, noise = stage.spec, Noise(0)
     frames, (height, width) = spec.output.frames, spec.output.size
     if low is not None:
@@ -91,7 +96,7 @@ def sample(
         height, width = (side * spec.space_factor for side in low.shape[-2:])
     cond = stage.conditioning(encoder(prompts), frames=frames, low=low, noise=noise)
     shape = (len(prompts), frames, 3, height, width)
-    sampler = replace(spec.sampler, num_steps=min(STEPS, spec.sampler.num_steps))
+    sampler = replace(spec.sampler, num_steps=min(steps, spec.sampler.num_steps))
     last = None
     for state in stage.sample_steps(cond, shape, noise, sampler=sampler):
         last = state

@@ -25,8 +25,8 @@ def level_input(logsnr: PerClip) -> PerClip:
     return torch.atan(torch.exp(-0.5 * logsnr.float().clamp(-20, 20))) / (math.pi / 2)
 
 
-class LevelEmbedding(nn.Module):
-    """A noise level as a vector."""
+class NumberEmbedding(nn.Module):
+    """A number a clip as a vector; numbers that differ by one are told apart well."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -34,9 +34,16 @@ class LevelEmbedding(nn.Module):
         self.inner = nn.Linear(dim, dim)
         self.outer = nn.Linear(dim, dim)
 
-    def forward(self, logsnr: PerClip) -> Float[Tensor, "b dim"]:
-        wave = sinusoidal(1000 * level_input(logsnr), self.dim)
+    def forward(self, number: PerClip) -> Float[Tensor, "b dim"]:
+        wave = sinusoidal(number, self.dim)
         return self.outer(F.silu(self.inner(wave.to(self.inner.weight.dtype))))
+
+
+class LevelEmbedding(NumberEmbedding):
+    """A noise level as a vector."""
+
+    def forward(self, logsnr: PerClip) -> Float[Tensor, "b dim"]:
+        return super().forward(1000 * level_input(logsnr))
 
 
 class TextIn(nn.Linear):

@@ -18,7 +18,8 @@ class Conditioning:
     noised conditioning video on its own height and width, already at the frame count of the output
     (with more channels in temporal super-resolution: `lowres.prepare`), and `lowres_logsnr`
     the level of its noise. An all-False `text_mask` is the unconditional input. `frame_index`
-    numbers the frames shown, when they are not all of them from the first on.
+    numbers the frames shown, when they are not all of them from the first on. `guidance` is the
+    weight that a network which has learned guidance is told.
     """
 
     text: Float[Tensor, "b s n d"]
@@ -27,6 +28,7 @@ class Conditioning:
     lowres: Float[Tensor, "b f c h w"] | None = None
     lowres_logsnr: PerClip | None = None
     frame_index: Int[Tensor, " f"] | None = None
+    guidance: PerClip | None = None
 
     def without_text(self) -> "Conditioning":
         """The same clips, unconditional: pooled text and tokens dropped together."""
@@ -49,6 +51,7 @@ class Conditioning:
             both(self.lowres, other.lowres),
             both(self.lowres_logsnr, other.lowres_logsnr),
             self.frame_index,
+            both(self.guidance, other.guidance),
         )
 
     def window(self, start: int, stop: int) -> "Conditioning":

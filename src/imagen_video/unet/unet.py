@@ -7,13 +7,15 @@ from torch import Tensor, nn
 
 from imagen_video.shapes import Bool, Float, Int
 from imagen_video.spec_unet import UNetSpec
-from imagen_video.unet.embed import LevelEmbedding, TextIn, TextPool
+from imagen_video.unet.embed import LevelEmbedding, NumberEmbedding, TextIn, TextPool
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, swish, zero
 from imagen_video.unet.temporal import FramePosition, PlaceAndTime, make_temporal
 from imagen_video.video import PerClip, Video
 
 LONG_SKIP = 2**-0.5
+# Guidance weights that differ by a tenth are told apart.
+WEIGHT_SCALE = 10
 ALL = slice(None)
 
 
@@ -97,6 +99,9 @@ class VideoUNet(nn.Module):
         self.low_in = nn.Conv2d(low, spec.widths[0], 3, padding=1) if low else None
         self.level = LevelEmbedding(spec.embed_dim)
         self.low_level = LevelEmbedding(spec.embed_dim) if low else None
+        self.guidance = NumberEmbedding(spec.embed_dim) if spec.guided else None
+        if self.guidance is not None:  # a student begins as its teacher
+            zero(self.guidance.outer)
         self.pool = TextPool(spec.text_dim, spec.embed_dim, spec.head_dim)
         # Only a base decides where things are; super-resolution is told, and trains on crops.
         self.position = self.place = self.text_in = None
@@ -181,6 +186,8 @@ class VideoUNet(nn.Module):
         emb = self.level(logsnr)[:, None] + pooled
         if self.low_level is not None and cond.lowres_logsnr is not None:
             emb = emb + self.low_level(cond.lowres_logsnr)[:, None]
+        if self.guidance is not None and cond.guidance is not None:
+            emb = emb + self.guidance(WEIGHT_SCALE * cond.guidance)[:, None]
         emb = emb.expand(-1, frames, -1)
         index = cond.frame_index
         if index is None:
@@ -217,6 +224,12 @@ class VideoUNet(nn.Module):
                 "this stage needs a low-resolution video"
                 if cond.lowres is None
                 else "a base stage takes no low-resolution video"
+            )
+        if (cond.guidance is None) == self.spec.guided:
+            raise ValueError(
+                "this network has learned guidance: tell it the weight"
+                if self.spec.guided
+                else "this network has not learned guidance and takes no weight"
             )
         if cond.text.shape[1] not in (1, z.shape[1]):
             raise ValueError(

@@ -1,0 +1,69 @@
+"""imagen-video distill."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagen_video.cli.train import as_spec
+
+
+@dataclass
+class Distill:
+    """Distil a trained stage: its guidance into one call a step, then half the steps in each round.
+
+    Run again it goes on where it stopped. In the end OUT/cascade is the teacher's cascade with the
+    student in its place: for `generate --model`, or as the teacher of another stage.
+    """
+
+    stage: str
+    out: Path
+    """Folder of a folder a round: weights, checkpoints, log, sheets, compared.png."""
+    teacher: str = "mini"
+    """mini, or a cascade's folder."""
+    rounds: tuple[int, ...] = ()
+    """The students' steps, such as 32 16 8 (default; 16 8 of upsampling stages)."""
+    stochastic: bool = False
+    """A last round for the stochastic sampler, whose steps overlap."""
+    weights: tuple[float, float] = (0.0, 15.0)
+    """Guidance weights that students are told lie between these."""
+    updates: int = 1000
+    """Optimizer steps a round."""
+    learning_rate: float | None = None
+    """Falls to 0 in each round (default: from that of the stage's training)."""
+    data: tuple[str, ...] = ("stickers",)
+    """As of train."""
+    minutes: float | None = None
+    """Stop early after so long."""
+    captions: Path | None = None
+    seed: int = 0
+    device: str = "cpu"
+    threads: int | None = None
+    workers: int = 1
+    shards: int = 1
+    accumulate: int = 1
+    log_every: int = 20
+    save_minutes: float = 5.0
+    sheet_minutes: float = 15.0
+
+
+def run_distill(options: Distill) -> None:
+    import torch
+
+    from imagen_video import presets
+    from imagen_video.cascade import shipped
+    from imagen_video.training.distill import DistillSpec, as_table, distill, put_in_place
+    from imagen_video.training.job import JobSpec
+    from imagen_video.training.run import RunSpec
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = shipped(options.teacher) or Path(options.teacher)
+    cascade = presets.find(options.teacher)
+    teacher = folder / cascade.stage(options.stage).name
+    job, run = as_spec(JobSpec, options), as_spec(RunSpec, options)
+    rounds = []
+    for done in distill(cascade, teacher, job, as_spec(DistillSpec, options), run):
+        rounds.append(done)
+        print(as_table(rounds))
+    if rounds and rounds[-1].last:
+        put_in_place(options.teacher, rounds[-1].folder, options.out / "cascade")
+        print(f"imagen-video generate ... --model {options.out / 'cascade'}")

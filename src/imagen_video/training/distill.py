@@ -1,0 +1,180 @@
+"""A stage distilled to few steps without guidance, round after round (paper section 8)."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from imagen_video.cascade import Cascade
+from imagen_video.files import replacing
+from imagen_video.lowres import low_from_truth
+from imagen_video.pictures import contact_sheet, write_png
+from imagen_video.spec import CascadeSpec, StageSpec, TrainSpec
+from imagen_video.training.checkpoint import facts_of, latest
+from imagen_video.training.job import JobSpec, encoder_of, source_of, train_stage
+from imagen_video.training.run import RunSpec
+from imagen_video.training.sheets import COLUMNS, sample, what_to_show
+from imagen_video.training.student import Lesson
+from imagen_video.video import to_float, to_uint8
+from imagen_video.weights import load_spec, load_stage, working_dtype
+
+ROUND, COMPARED = "round.json", "compared.png"
+# The first of the processes that torchrun starts writes.
+FIRST = os.environ.get("RANK", "0") == "0"
+# A teacher's run in a comparison takes at most so many.
+MOST_STEPS = 64
+# Student steps of each round: the teacher of the first takes twice as many.
+BASE_ROUNDS, UPSAMPLING_ROUNDS = (32, 16, 8), (16, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSpec:
+    """Guidance first where the teacher is guided, then a round for each of `rounds` (the student's
+    steps, halving), then, if `stochastic`, one of overlapping steps for the stochastic sampler.
+
+    `updates` are optimizer steps a round; the learning rate falls linearly to 0 in each, from that
+    of the teacher's training unless given. Weights are drawn from `weights`.
+    """
+
+    rounds: tuple[int, ...] = ()
+    stochastic: bool = False
+    weights: tuple[float, float] = (0.0, 15.0)
+    updates: int = 1000
+    learning_rate: float | None = None
+
+    def lessons(self, teacher: StageSpec) -> list[tuple[str, Lesson]]:
+        """The rounds by name. ValueError where one does not halve the one before."""
+        rounds = self.rounds or (BASE_ROUNDS if teacher.kind == "base" else UPSAMPLING_ROUNDS)
+        for before, steps in pairwise(rounds):
+            if 2 * steps != before:
+                raise ValueError(f"rounds halve the steps, got {steps} after {before}")
+        found = []
+        if teacher.sampler.guidance.on and not teacher.unet.guided:
+            found.append(("guidance", Lesson(weights=self.weights)))
+        found += [(f"{n}-steps", Lesson(steps=n, weights=self.weights)) for n in rounds]
+        if self.stochastic:
+            last = Lesson(steps=rounds[-1], weights=self.weights, overlapping=True)
+            found.append((f"{rounds[-1]}-stochastic", last))
+        return found
+
+    def train(self, teacher: TrainSpec) -> TrainSpec:
+        """How each student trains."""
+        return replace(
+            teacher,
+            steps=self.updates,
+            learning_rate=self.learning_rate or teacher.learning_rate,
+            warmup=min(teacher.warmup, self.updates // 20),
+            cooldown=self.updates,
+            text_dropout=0.0,
+        )
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round came to: its validation error against the teacher, before and after."""
+
+    name: str
+    folder: Path
+    steps: int | None
+    before: float
+    after: float
+    last: bool
+
+
+def distill(
+    cascade: CascadeSpec, teacher: Path, job: JobSpec, spec: DistillSpec, run: RunSpec
+) -> Iterator[Round]:
+    """Distil the stage in the folder `teacher`; each round into a folder of its own in `job.out`.
+
+    Called again it goes on where it stopped. It ends early where `run.minutes` stop a round.
+    ValueError where a folder holds another round than the one that is asked for.
+    """
+    first, end = load_spec(teacher), math.inf
+    if run.minutes is not None:
+        end = time.monotonic() + 60 * run.minutes
+    lessons = spec.lessons(first)
+    for number, (name, lesson) in enumerate(lessons, start=1):
+        folder = job.out / f"{number}-{name}"
+        _claim(folder, lesson, teacher)
+        student = lesson.spec(load_spec(teacher), spec.train(first.train))
+        stages = (student if one.name == student.name else one for one in cascade.stages)
+        if not _finished(folder, spec.updates):
+            this = replace(job, out=folder, init_from=teacher, lesson=lesson)
+            left = None if end == math.inf else (end - time.monotonic()) / 60
+            within = replace(run, minutes=left)
+            if train_stage(replace(cascade, stages=tuple(stages)), this, within) < spec.updates:
+                return
+        if FIRST and not (folder / COMPARED).exists():
+            compare(teacher, folder, cascade, job, run)
+        before, *_, after = _errors(folder)
+        yield Round(name, folder, lesson.steps, before, after, number == len(lessons))
+        teacher = folder
+
+
+def _claim(folder: Path, lesson: Lesson, teacher: Path) -> None:
+    """Say in the folder which round it is for."""
+    facts = {"lesson": asdict(lesson), "teacher": str(teacher.resolve())}
+    text = json.dumps(facts, indent=1) + "\n"
+    if (folder / ROUND).exists():
+        if (folder / ROUND).read_text() != text:
+            raise ValueError(f"{folder} holds another round ({folder / ROUND}): give another --out")
+    elif FIRST:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / ROUND) as path:
+            path.write_text(text)
+
+
+def _finished(folder: Path, updates: int) -> bool:
+    found = latest(folder)
+    return found is not None and facts_of(found)["step"] >= updates
+
+
+def _errors(folder: Path) -> list[float]:
+    """The validation errors of a round, the first before it began."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    return [line["validation"] for line in lines if "validation" in line]
+
+
+def compare(teacher: Path, student: Path, cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> None:
+    """Draw what both make of the same prompts or clips and noise, the teacher's row first."""
+    device = torch.device(job.device)
+    stages = [load_stage(folder, dtype=working_dtype(device)) for folder in (teacher, student)]
+    spec, encoder = stages[1].spec, encoder_of(cascade.text, run, device)
+    stickers = job.data == ("stickers",)
+    shown = what_to_show(spec, source_of(job, run, "test"), stickers=stickers)
+    asked: list[tuple[str, torch.Tensor | None]] = [(prompt, None) for prompt in shown.prompts]
+    asked += [(text, low_from_truth(to_float(clip)[None], spec)) for clip, text in shown.clips]
+    rows = []
+    for prompt, low in asked:
+        for stage in stages:
+            stage.unet.to(device)
+            with torch.inference_mode():
+                made = sample(stage, encoder, [prompt], low=low, steps=MOST_STEPS)
+            rows.append(to_uint8(made)[0])
+    scale = max(1, 120 // rows[0].shape[-2])
+    write_png(student / COMPARED, contact_sheet(rows, columns=COLUMNS, scale=scale))
+
+
+def put_in_place(cascade: str, student: Path, out: Path) -> None:
+    """Save a cascade with a student in the place of its teacher."""
+    if not FIRST:
+        return
+    whole, stage = Cascade.from_pretrained(cascade), load_stage(student)
+    stages = [stage if one.spec.name == stage.spec.name else one for one in whole.stages]
+    spec = replace(whole.spec, stages=tuple(one.spec for one in stages))
+    Cascade(spec, stages, whole.encoder).save_pretrained(out, dtype=torch.bfloat16)
+
+
+def as_table(rounds: Sequence[Round]) -> str:
+    """The rounds with the student's error against what its teacher does, before and after."""
+    lines = [f"{'round':16}{'steps':>6}{'error before':>14}{'after':>10}  folder"]
+    for row in rounds:
+        errors = f"{row.before:>14.5f}{row.after:>10.5f}"
+        lines.append(f"{row.name:16}{row.steps or '':>6}{errors}  {row.folder}")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Students: stages that are told by a teacher what they would be told by data (paper section 8)."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from imagen_video.diffusion.denoised import Denoised, Denoiser
+from imagen_video.diffusion.guidance import guided, weight_at
+from imagen_video.diffusion.objective import (
+    Draws,
+    Loss,
+    Objective,
+    Schedule,
+    Target,
+    discrete_times,
+    step_of,
+    two_teacher_steps,
+)
+from imagen_video.spec import GuidanceSpec, StageSpec, TrainSpec
+from imagen_video.stage import Stage
+from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.unet import VideoUNet
+from imagen_video.video import PerClip, Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What a student learns of its teacher.
+
+    Without `steps` it learns guidance (section 8.1): to answer in one call, told a weight, as the
+    teacher does in two. With `steps`, to reach in so many steps what the teacher reaches in twice
+    as many (section 8.2); `overlapping`, in as many, each of two of the teacher's: for the
+    stochastic sampler (section 8.3). Weights are drawn from the range `weights`.
+    """
+
+    steps: int | None = None
+    weights: tuple[float, float] = (0.0, 15.0)
+    overlapping: bool = False
+
+    def __post_init__(self):
+        low, high = self.weights
+        if not 0 <= low <= high:
+            raise ValueError(f"guidance weights are drawn from 0 <= low <= high, got {low}, {high}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"a student takes at least 1 step, got {self.steps}")
+
+    def spec(self, teacher: StageSpec, train: TrainSpec) -> StageSpec:
+        """The student's stage; ValueError where this teacher cannot give the lesson."""
+        sampler, unet = teacher.sampler, teacher.unet
+        if self.steps is None:
+            if unet.guided or not sampler.guidance.on:
+                why = "has learned guidance already" if unet.guided else "is sampled without it"
+                raise ValueError(f"stage {teacher.name!r} teaches no guidance: it {why}")
+            return replace(teacher, unet=replace(unet, guided=True), train=train)
+        if sampler.guidance.on and not unet.guided:
+            raise ValueError(
+                f"stage {teacher.name!r} is guided by two calls a step: distil guidance first"
+            )
+        # What varies over the teacher's steps is learned with them.
+        absorbed = GuidanceSpec(weight=sampler.guidance.weight)
+        move = "stochastic" if self.overlapping else "ddim"
+        sampler = replace(sampler, num_steps=self.steps, guidance=absorbed, move=move)
+        return replace(teacher, sampler=sampler, train=train)
+
+
+class Student(Stage):
+    """A stage in training whose truth is what `teacher` answers; both are unclipped."""
+
+    def __init__(self, spec: StageSpec, unet: VideoUNet, teacher: Stage, lesson: Lesson):
+        super().__init__(spec, unet)
+        self.teacher, self.lesson = teacher, lesson
+        teacher.unet.requires_grad_(False).eval()
+
+    def loss(
+        self,
+        video: Video,
+        cond: Conditioning,
+        draws: Draws,
+        *,
+        objective: Objective | None = None,
+    ) -> Loss:
+        """The error against the teacher on true videos, at times that the student is asked at."""
+        cond, weight = self.prepared(video, cond, draws), None
+        told = cond
+        if self.spec.unet.guided:
+            low, high = self.lesson.weights
+            weight = (low + (high - low) * draws.uniform("guidance")).to(video)
+            told = replace(cond, guidance=weight)
+        schedule, given = self.by_kind(cond), objective or self.objective()
+        steps = self.lesson.steps
+        if steps is None:
+            assert weight is not None, "Lesson.spec makes it guided"
+            given = replace(given, target=guidance_target(self.teacher, cond, weight))
+        else:
+            teacher = self._stepping(cond, weight, schedule, steps)
+            target = two_teacher_steps(
+                teacher, schedule, steps, overlapping=self.lesson.overlapping
+            )
+            given = replace(given, target=target, times=discrete_times(steps, given.times))
+        return given(self.denoiser(told), video, schedule, draws)
+
+    def _stepping(
+        self, cond: Conditioning, weight: PerClip | None, schedule: Schedule, steps: int
+    ) -> Denoiser:
+        """The teacher in a run of its own steps, guided as its sampler says at each."""
+        if weight is None:
+            return self.teacher.denoiser(cond)
+        guidance = self.teacher.spec.sampler.guidance
+        its_steps = steps if self.lesson.overlapping else 2 * steps
+
+        def denoise(z: Video, logsnr: PerClip) -> Denoised:
+            step = (its_steps - step_of(schedule, logsnr, its_steps)).long()
+            now = weight_at(guidance, weight, step, logsnr)
+            return self.teacher.denoiser(replace(cond, guidance=now))(z, logsnr)
+
+        return denoise
+
+
+def guidance_target(teacher: Stage, cond: Conditioning, weight: PerClip) -> Target:
+    """What a teacher says in two calls under each clip's weight: paper section 8.1."""
+    denoise = guided(teacher.denoiser(cond.cat(cond.without_text())), weight)
+
+    @torch.no_grad()
+    def target(true: Denoised) -> Denoised:
+        return denoise(true.z, true.logsnr)
+
+    return target
