@@ -6,7 +6,7 @@ many processes share a folder.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +141,16 @@ class Tools:
         aligned = torch.zeros(0, 0)
         if self.aligner and self.aligner.fits(len(spaced), spaced.shape[-2]):
             aligned = self.aligner.video(spaced)
+        return replace(self.features(spaced), aligned=aligned, facts=facts)
+
+    def features(self, video: Frames) -> Record:
+        """What distributions are fitted on, and nothing else: matching the blocks of a large clip
+        takes a minute."""
         return Record(
-            frames=self.frames(spaced),
-            clip=self.clips(spaced)[0],
-            aligned=aligned,
-            facts=facts,
+            frames=self.frames(video),
+            clip=self.clips(video)[0],
+            aligned=torch.zeros(0, 0),
+            facts={},
         )
 
 

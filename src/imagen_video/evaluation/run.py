@@ -22,7 +22,15 @@ from imagen_video.cascade import Cascade
 from imagen_video.data.clips import Example
 from imagen_video.distributed import Ranks
 from imagen_video.evaluation.prompts import Prompt
-from imagen_video.evaluation.records import RUN, SPACED, Features, Record, Tools, save_features
+from imagen_video.evaluation.records import (
+    RUN,
+    SPACED,
+    Features,
+    Record,
+    Tools,
+    evenly,
+    save_features,
+)
 from imagen_video.evaluation.reference import DataReference, Reference
 from imagen_video.files import replacing
 from imagen_video.lowres import low_from_truth
@@ -130,8 +138,7 @@ class Evaluation:
             size = size_of(spaced)
             for i in self.missing("reference", size, self.counts.reference, f"reference {size}"):
                 video = self.reference.clip(i, spaced, spaced.frames).video
-                features = Tools(self.tools.frames, self.tools.clips)
-                features.record(video).save(self.path("reference", size, i))
+                self.tools.features(evenly(video)).save(self.path("reference", size, i))
             label = f"truth {column.name}"
             for i in self.missing("truth", column.name, self.counts.samples, label):
                 truth = self.truth(self.reference, self.first_truth + i, column.format)
