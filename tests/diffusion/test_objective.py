@@ -229,6 +229,24 @@ def test_the_target_is_the_papers_formula():
     assert (told.at(end) - z_e).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("i", [1, 2, 3, 8])
+def test_overlapping_steps_go_two_of_the_samplers_ahead(i: int):
+    """As far as the stochastic sampler's move; the last one is alone (section 8.3)."""
+    num_steps, teacher, z = 8, gaussian(0.3, 0.5), clips([-1.4, 0.1, 2.3])
+    now, middle, end = (
+        SCHEDULE(torch.full((3,), max(i - k, 0) / num_steps, dtype=torch.float64)) for k in range(3)
+    )
+    target = two_teacher_steps(teacher, SCHEDULE, num_steps, overlapping=True)
+    told = answers(target)(z, now)
+    first = teacher(z, now)
+    if i == 1:
+        assert (told.x - first.x).abs().max() < 1e-9
+        return
+    second = teacher(first.at(middle), middle)
+    wanted, found = (second.x, told.x) if i == 2 else (second.at(end), told.at(end))
+    assert (found - wanted).abs().max() < 1e-9
+
+
 def test_an_all_knowing_teacher_teaches_the_truth():
     x = video(8)
     teacher = answering(lambda z, alpha, sigma: x)
