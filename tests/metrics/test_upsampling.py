@@ -67,3 +67,11 @@ def test_even_motion_has_a_small_warping_error_and_flicker_a_large_one(truth):
     assert warping_error(truth[:1].expand(5, -1, -1, -1)) == pytest.approx(0, abs=1e-4)
     with pytest.raises(ValueError, match="3 frames or more, got 2"):
         warping_error(truth[:2])
+
+
+def test_large_frames_are_warped_at_a_part_of_their_size(truth):
+    twice, four_times = (
+        truth[:4].repeat_interleave(by, -1).repeat_interleave(by, -2) for by in (2, 4)
+    )
+    assert warping_error(four_times) == pytest.approx(warping_error(twice))
+    assert warping_error(twice) != pytest.approx(warping_error(truth[:4]))

@@ -36,7 +36,7 @@ from imagen_video.files import replacing
 from imagen_video.lowres import low_from_truth
 from imagen_video.metrics.features import digest_of
 from imagen_video.metrics.measures import blend, psnr
-from imagen_video.metrics.upsampling import fidelity
+from imagen_video.metrics.upsampling import WARPED, fidelity
 from imagen_video.sampling import SampleSpec, save_video
 from imagen_video.shapes import UInt8
 from imagen_video.spec import StageSpec
@@ -289,4 +289,5 @@ def settings_of(tools: Tools, **more: Any) -> dict[str, Any]:
         networks["prompts"] = tools.aligner.facts
     judges = [digest_of(judge.network) for judge in tools.panel.judges] if tools.panel else []
     facts = {name: asdict(found) for name, found in networks.items()}
-    return facts | {"judges": judges, "spaced frames": SPACED, "frames in a row": RUN} | more
+    looked = {"spaced frames": SPACED, "frames in a row": RUN, "warped at most": WARPED}
+    return facts | {"judges": judges} | looked | more
