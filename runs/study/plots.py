@@ -1,6 +1,6 @@
 """Small plots of the studies, one PNG each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ Results = Mapping[str, Mapping[int, dict[str, Any]]]
 DPI = 80
 
 
-def plot_all(results: Results, folder: Path) -> None:
+def plot_all(results: Results, folder: Path) -> Iterator[Path]:
     """Every plot whose arms have results."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, (arms, draw) in PLOTS.items():
         if all(arm in results for arm in arms):
             figure = draw(results)
-            figure.savefig(folder / f"study-{name}.png", dpi=DPI, bbox_inches="tight")
+            path = folder / f"study-{name}.png"
+            figure.savefig(path, dpi=DPI)
+            yield path
 
 
 def axes(count: int) -> tuple[Any, list[Any]]:

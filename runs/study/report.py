@@ -1,6 +1,7 @@
 """Tables and plots of what there is so far, with 95 % intervals over seeds."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -28,8 +29,10 @@ def report(out: Path, docs: Path | None) -> None:
     text = "\n\n".join([*map(markdown, made), bias_markdown(biased), missing_markdown(results)])
     with replacing(out / "report.md") as path:
         path.write_text(text.strip() + "\n")
-    for folder in filter(None, (out, docs)):
-        plot_all(results, folder)
+    for plot in plot_all(results, out):
+        if docs:
+            docs.mkdir(parents=True, exist_ok=True)
+            shutil.copy(plot, docs)
     print(text)
 
 

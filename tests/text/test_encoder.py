@@ -1,13 +1,15 @@
 """Both encoders against direct calls of their models, and what they promise about padding."""
 
 import importlib.util
-import subprocess
-import sys
+import os
+import socket
 from pathlib import Path
 
 import pytest
 import sentencepiece
 import torch
+import transformers
+from forked import fork  # pyright: ignore
 from tiny_t5 import build_tiny_t5
 from torch.nn.functional import cosine_similarity
 
@@ -105,21 +107,24 @@ def test_a_cut_prompt_is_told_by_its_lost_part():
     assert len(told) == 9 and "from now on is not told" in str(told[-1].message)
 
 
-def test_minilm_needs_no_network_and_leaves_the_environment_alone(minilm):
-    code = """
-import os, socket, torch, transformers
-def refuse(*_args, **_keywords): raise AssertionError("the network was tried")
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-from imagen_video.text.encoder import MiniLMEncoder
-MiniLMEncoder()(["warm up: torch itself sets a variable"])
-before = dict(os.environ)
-print(MiniLMEncoder().name)
-assert dict(os.environ) == before and "HF_HUB_OFFLINE" not in before
-assert transformers.utils.logging.is_progress_bar_enabled()
-"""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == minilm.name and result.stderr == ""
+def without_a_network() -> None:
+    def refuse(*_args, **_keywords):
+        raise AssertionError("the network was tried")
+
+    socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse  # pyright: ignore
+    MiniLMEncoder()(["warm up: torch itself sets a variable"])
+    before = dict(os.environ)
+    print(MiniLMEncoder().name)
+    assert dict(os.environ) == before and "HF_HUB_OFFLINE" not in before
+    assert transformers.utils.logging.is_progress_bar_enabled()
+
+
+def test_minilm_needs_no_network_and_leaves_the_environment_alone(minilm, tmp_path):
+    (run,) = fork(without_a_network, said=tmp_path / "said")
+    run.join(60)
+    out, err = ((tmp_path / f"said.{name}").read_text() for name in ("out", "err"))
+    assert run.exitcode == 0, err
+    assert out.strip() == minilm.name and err == ""
 
 
 def test_wrong_calls_say_what_to_do(minilm, monkeypatch):

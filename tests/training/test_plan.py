@@ -1,6 +1,7 @@
 """Planning: what is foretold of memory and FLOPs is what training really takes."""
 
 from argparse import Namespace
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -29,11 +30,16 @@ def test_memory_and_flops_of_a_real_step_are_foretold(spec, recompute, tmp_path)
     assert (row.flops > row.model_flops) == recompute
 
 
-def test_a_seventh_of_the_shards_keeps_a_seventh_of_what_is_kept():
-    needs = Needs(DEEP, 32)
-    whole, shard = (needs.bytes_on_one(1, gpus=7, shards=n, recompute=True) for n in (1, 7))
-    kept = needs.weights + needs.optimizer + needs.ema
-    assert 0 <= whole - shard - 6 * kept // 7 <= needs.gradients
+@pytest.fixture(scope="module")
+def deep() -> Needs:
+    """What it counted once it keeps."""
+    return Needs(DEEP, 32)
+
+
+def test_a_seventh_of_the_shards_keeps_a_seventh_of_what_is_kept(deep):
+    whole, shard = (deep.bytes_on_one(1, gpus=7, shards=n, recompute=True) for n in (1, 7))
+    kept = deep.weights + deep.optimizer + deep.ema
+    assert 0 <= whole - shard - 6 * kept // 7 <= deep.gradients
 
 
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
@@ -75,15 +81,15 @@ def test_the_cheapest_way_that_fits_is_chosen():
 @pytest.mark.parametrize(
     ("rows", "most", "used"), [(5, 8, 5), (3, 8, 3), (128, 64, 64), (24, 12, 8), (7, 2, 1)]
 )
-def test_as_many_gpus_are_used_as_share_a_batch(rows, most, used):
-    spec = replace(DEEP, train=replace(DEEP.train, clips=rows, image_packs=0))
-    assert plan(Needs(spec, 32), Hardware(gpus=most)).hardware.gpus == used
+def test_as_many_gpus_are_used_as_share_a_batch(deep, rows, most, used):
+    needs = copy(deep)
+    needs.spec = replace(DEEP, train=replace(DEEP.train, clips=rows, image_packs=0))
+    assert plan(needs, Hardware(gpus=most)).hardware.gpus == used
 
 
-def test_time_is_work_over_rate():
-    needs = Needs(DEEP, 32)
-    found = plan(needs, Hardware(gpus=3, tflops=1.0, utilisation=0.5))
-    work = needs.flops(recompute=False) * 3 * DEEP.train.steps
+def test_time_is_work_over_rate(deep):
+    found = plan(deep, Hardware(gpus=3, tflops=1.0, utilisation=0.5))
+    work = deep.flops(recompute=False) * 3 * DEEP.train.steps
     assert found.days * 86_400 == pytest.approx(work / 1.5e12)
     assert found.gpu_hours == pytest.approx(found.days * 72)
 

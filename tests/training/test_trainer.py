@@ -44,10 +44,11 @@ class Still:
         return {}
 
 
-MINI = [stage for stage in presets.mini().stages if stage.unet.patch > 1]
+MINI = {stage.unet: stage for stage in presets.mini().stages if stage.unet.patch > 1}
+"""One stage of each network: two that are alike learn the same to the last digit."""
 
 
-@pytest.mark.parametrize("spec", MINI, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", MINI.values(), ids=lambda spec: spec.name)
 def test_folded_stage_carries_what_it_predicts(spec):
     """At low noise the loss goes to near zero when one clip is learned by heart (decision 13).
 
@@ -201,7 +202,7 @@ def test_every_stage_learns_from_clips_and_images(spec, tiny):
     video = to_float(batch.video)
     optimizer = torch.optim.AdamW(stage.unet.parameters(), 3e-3)
     losses = []
-    for step in range(40):
+    for step in range(24):
         loss = stage.loss(video, cond, Draws(len(video), step=step % 4))
         assert torch.isfinite(loss.per_clip).all()
         optimizer.zero_grad()
