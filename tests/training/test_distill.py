@@ -95,14 +95,15 @@ def test_a_student_of_guidance_is_told_the_mixture_of_two_calls(base):
 
 
 @pytest.mark.parametrize("stage", [0, 2, 5], ids=["base", "spatial", "temporal"])
-def test_every_kind_of_stage_is_halved(tiny, stage):
+@pytest.mark.parametrize("fine", [None, 8], ids=["halved", "consistent"])
+def test_every_kind_of_stage_takes_fewer_steps(tiny, stage, fine):
     teacher = sampled(tiny.stages[stage], GuidanceSpec())
-    student = lesson_of(teacher, Lesson(steps=4))
+    student = lesson_of(teacher, Lesson(steps=4, teacher_steps=fine))
     assert student.spec.sampler.num_steps == 4 and not student.spec.unet.guided
     loss = student.loss(*given(student.spec), Draws(ROWS))
     loss.value.backward()
     assert loss.value > 0
-    times = student.schedule.inverse(loss.logsnr) * 4
+    times = student.schedule.inverse(loss.logsnr) * (fine or 4)
     torch.testing.assert_close(times, times.round(), atol=1e-4, rtol=0)
     assert all(weight.grad is None for weight in teacher.unet.parameters())
 
@@ -161,6 +162,8 @@ def test_lessons_that_a_teacher_cannot_give(base):
         Lesson().spec(learned(base).spec, base.spec.train)
     with pytest.raises(ValueError, match=r"got 5\.0, 1\.0"):
         Lesson(weights=(5.0, 1.0))
+    with pytest.raises(ValueError, match="give the student a divisor of them"):
+        Lesson(steps=3, teacher_steps=8)
     with pytest.raises(ValueError, match="got 3 after 8"):
         DistillSpec(rounds=(8, 3)).lessons(base.spec)
 
@@ -168,6 +171,12 @@ def test_lessons_that_a_teacher_cannot_give(base):
 def test_the_rounds_of_a_guided_base_and_of_an_upsampling_stage(base, tiny):
     names = [name for name, _ in DistillSpec(stochastic=True).lessons(base.spec)]
     assert names == ["guidance", "32-steps", "16-steps", "8-steps", "8-stochastic"]
+    few = DistillSpec(rounds=(8,), consistency=(4, 1)).lessons(base.spec)
+    assert [(name, lesson.teacher_steps) for name, lesson in few[1:]] == [
+        ("8-steps", None),
+        ("4-consistent", 8),
+        ("1-consistent", 4),
+    ]
     plain = sampled(tiny.stages[6], GuidanceSpec())
     assert [name for name, _ in DistillSpec().lessons(plain.spec)] == ["16-steps", "8-steps"]
 

@@ -147,8 +147,8 @@ def test_shards_train_in_parts_and_recompute(alone, tmp_path):
 
 
 def test_two_then_four_then_one_process_go_on_as_one(alone, tmp_path):
-    train(tmp_path, ranks=2, stop=6)
-    train(tmp_path, ranks=4, stop=13, shards=2)
+    train(tmp_path, ranks=2, stop=4)
+    train(tmp_path, ranks=4, stop=8, shards=2)
     assert len(list(latest(tmp_path).glob("*.safetensors"))) == 4
     found = train(tmp_path, ranks=1)
     assert found == pytest.approx(alone[0], abs=1e-4)

@@ -49,7 +49,7 @@ def test_a_spoiled_network_goes_back_and_the_data_goes_on(tiny, tmp_path):
                 next(trainer.stage.unet.parameters()).data.fill_(torch.nan)
             return super().clip(index, format, crop)
 
-    trainer = tiny_trainer(tmp_path, tiny, steps=48, log_every=1, save_minutes=1e-6, keep=99)
+    trainer = tiny_trainer(tmp_path, tiny, steps=48, log_every=1, save_minutes=0.01, keep=99)
     spec = trainer.stage.spec
     mix = Mix(Spoiling(), spec, seed=0, steps=48)
     object.__setattr__(trainer.data, "mix", mix)

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -34,9 +35,9 @@ def paced(*words: str) -> None:
     command(*words)
 
 
-def start(folder: Path) -> BaseProcess:
+def start(folder: Path, program: Callable[..., None] = paced) -> BaseProcess:
     words = ["train", *WORDS, "--out", str(folder)]
-    (process,) = fork(paced, *words, said=folder.with_suffix(".said"))
+    (process,) = fork(program, *words, said=folder.with_suffix(".said"))
     return process
 
 
@@ -57,7 +58,7 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
-    undisturbed = start(tmp_path / "whole")
+    undisturbed = start(tmp_path / "whole", command)
     assert ended(undisturbed) == 0
     chance, kills = random.Random(0), 0
     while kills < len(SIGNALS):

@@ -20,6 +20,7 @@ def train_base(out: str, steps: int, stop: int, shards: int, *more: str) -> None
     train = replace(base.train, clips=2, image_packs=2, warmup=4, optimizer=optimizer)
     cascade = replace(cascade, stages=(replace(base, train=train), *cascade.stages[1:]))
     presets.find = lambda name: cascade
+    job.FITTED_STEPS = 4  # what captions look like is seen in a few
     if stop:
         job.Trainer.train_on = stopping_after(stop)
     save = "0.02" if steps > 100 else "60"

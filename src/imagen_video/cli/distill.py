@@ -21,6 +21,8 @@ class Distill:
     """mini, or a cascade's folder."""
     rounds: tuple[int, ...] = ()
     """The students' steps, such as 32 16 8 (default; 16 8 of upsampling stages)."""
+    consistency: tuple[int, ...] = ()
+    """Further rounds of consistency distillation to so many steps, such as 4 or 2 1."""
     stochastic: bool = False
     """A last round for the stochastic sampler, whose steps overlap."""
     weights: tuple[float, float] = (0.0, 15.0)

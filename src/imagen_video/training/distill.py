@@ -34,13 +34,15 @@ BASE_ROUNDS, UPSAMPLING_ROUNDS = (32, 16, 8), (16, 8)
 @dataclass(frozen=True, kw_only=True)
 class DistillSpec:
     """Guidance first where the teacher is guided, then a round for each of `rounds` (the student's
-    steps, halving), then, if `stochastic`, one of overlapping steps for the stochastic sampler.
+    steps, halving), then one for each of `consistency` (steps that divide those before), or, if
+    `stochastic`, one of overlapping steps for the stochastic sampler.
 
     `updates` are optimizer steps a round; the learning rate falls linearly to 0 in each, from that
     of the teacher's training unless given. Weights are drawn from `weights`.
     """
 
     rounds: tuple[int, ...] = ()
+    consistency: tuple[int, ...] = ()
     stochastic: bool = False
     weights: tuple[float, float] = (0.0, 15.0)
     updates: int = 1000
@@ -56,7 +58,12 @@ class DistillSpec:
         if teacher.sampler.guidance.on and not teacher.unet.guided:
             found.append(("guidance", Lesson(weights=self.weights)))
         found += [(f"{n}-steps", Lesson(steps=n, weights=self.weights)) for n in rounds]
+        for before, steps in pairwise((rounds[-1], *self.consistency)):
+            lesson = Lesson(steps=steps, teacher_steps=before, weights=self.weights)
+            found.append((f"{steps}-consistent", lesson))
         if self.stochastic:
+            if self.consistency:
+                raise ValueError("a last round is consistent or stochastic, not both")
             last = Lesson(steps=rounds[-1], weights=self.weights, overlapping=True)
             found.append((f"{rounds[-1]}-stochastic", last))
         return found

@@ -12,6 +12,7 @@ from imagen_video.diffusion.objective import (
     Objective,
     Schedule,
     Target,
+    consistent,
     discrete_times,
     step_of,
     two_teacher_steps,
@@ -30,10 +31,12 @@ class Lesson:
     Without `steps` it learns guidance (section 8.1): to answer in one call, told a weight, as the
     teacher does in two. With `steps`, to reach in so many steps what the teacher reaches in twice
     as many (section 8.2); `overlapping`, in as many, each of two of the teacher's: for the
-    stochastic sampler (section 8.3). Weights are drawn from the range `weights`.
+    stochastic sampler (section 8.3). With `teacher_steps`, a multiple of `steps`, it learns that
+    from its own answers after each of these (consistency). Weights are drawn from `weights`.
     """
 
     steps: int | None = None
+    teacher_steps: int | None = None
     weights: tuple[float, float] = (0.0, 15.0)
     overlapping: bool = False
 
@@ -43,6 +46,13 @@ class Lesson:
             raise ValueError(f"guidance weights are drawn from 0 <= low <= high, got {low}, {high}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"a student takes at least 1 step, got {self.steps}")
+        if self.teacher_steps is not None and (
+            self.steps is None or self.overlapping or self.teacher_steps % self.steps
+        ):
+            raise ValueError(
+                f"consistency over {self.teacher_steps} steps of the teacher: give the student a "
+                f"divisor of them, without overlapping, got {self.steps}"
+            )
 
     def spec(self, teacher: StageSpec, train: TrainSpec) -> StageSpec:
         """The student's stage; ValueError where this teacher cannot give the lesson."""
@@ -91,22 +101,24 @@ class Student(Stage):
         if steps is None:
             assert weight is not None, "Lesson.spec makes it guided"
             given = replace(given, target=guidance_target(self.teacher, cond, weight))
+        elif (fine := self.lesson.teacher_steps) is not None:
+            teacher = self._stepping(cond, weight, schedule, fine)
+            target = consistent(teacher, self.denoiser(told), schedule, steps, fine)
+            given = replace(given, target=target, times=discrete_times(fine, given.times))
         else:
-            teacher = self._stepping(cond, weight, schedule, steps)
-            target = two_teacher_steps(
-                teacher, schedule, steps, overlapping=self.lesson.overlapping
-            )
+            overlapping = self.lesson.overlapping
+            teacher = self._stepping(cond, weight, schedule, steps if overlapping else 2 * steps)
+            target = two_teacher_steps(teacher, schedule, steps, overlapping=overlapping)
             given = replace(given, target=target, times=discrete_times(steps, given.times))
         return given(self.denoiser(told), video, schedule, draws)
 
     def _stepping(
-        self, cond: Conditioning, weight: PerClip | None, schedule: Schedule, steps: int
+        self, cond: Conditioning, weight: PerClip | None, schedule: Schedule, its_steps: int
     ) -> Denoiser:
-        """The teacher in a run of its own steps, guided as its sampler says at each."""
+        """The teacher in a run of so many steps, guided as its sampler says at each."""
         if weight is None:
             return self.teacher.denoiser(cond)
         guidance = self.teacher.spec.sampler.guidance
-        its_steps = steps if self.lesson.overlapping else 2 * steps
 
         def denoise(z: Video, logsnr: PerClip) -> Denoised:
             step = (its_steps - step_of(schedule, logsnr, its_steps)).long()
