@@ -12,7 +12,10 @@ from imagen_video.video import PerClip, Video, resize
 AUGMENTATION = CosineSchedule()
 
 
-def low_from_truth(high: Video, spec: StageSpec) -> Float[torch.Tensor, "b low_f c low_h low_w"]:
+Low = Float[torch.Tensor, "b low_f c low_h low_w"]
+
+
+def low_from_truth(high: Video, spec: StageSpec) -> Low:
     """What the stage before would have shown of a true video: fewer frames, or smaller ones."""
     if spec.kind == "tsr":
         return high[:, :: spec.time_factor]

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.guidance import (
-    Rule,
     dynamic_threshold,
     guidance_weights,
     guided_denoisers,
@@ -27,7 +26,7 @@ from imagen_video.diffusion.sampler import (
     stochastic,
 )
 from imagen_video.diffusion.schedule import CosineSchedule
-from imagen_video.lowres import level_at, low_from_truth, prepare
+from imagen_video.lowres import Low, level_at, low_from_truth, prepare
 from imagen_video.shapes import Bool
 from imagen_video.spec import SamplerSpec, StageSpec
 from imagen_video.text.encoder import TextEmbedding
@@ -80,13 +79,19 @@ class Stage:
         keep = draws.uniform("dropout") >= self.spec.train.text_dropout
         cond = cond.drop_text(keep.to(video.device))
         if self.spec.kind != "base":
-            low = low_from_truth(video, self.spec)
+            low = self.shown_before(video, cond, draws)
             logsnr = level_at(draws.uniform("level"), self.spec).to(video)
-            low = prepare(
-                low, draws.normal("low", low), logsnr, spec=self.spec, is_video=cond.is_video
-            )
-            cond = replace(cond, lowres=low, lowres_logsnr=logsnr)
+            cond = self.told(cond, low, draws.normal("low", low), logsnr)
         return cond
+
+    def told(self, cond: Conditioning, low: Low, noise: Low, logsnr: PerClip) -> Conditioning:
+        """`cond` with the previous stage's video, noised to this level."""
+        low = prepare(low, noise, logsnr, spec=self.spec, is_video=cond.is_video)
+        return replace(cond, lowres=low, lowres_logsnr=logsnr)
+
+    def shown_before(self, video: Video, cond: Conditioning, draws: Draws) -> Low:
+        """The low-resolution video of training, before noise is added to it."""
+        return low_from_truth(video, self.spec)
 
     def by_kind(self, cond: Conditioning) -> "ByKind":
         """The training schedule of a batch."""
@@ -142,8 +147,9 @@ class Stage:
         b, f, c, h, w = low.shape
         drawn = noise((b, f, c, h, w), stage=f"{self.spec.name}/low", step=0, sample=sample)
         low, drawn = low.to(self.device), drawn.to(self.device)
-        low = prepare(low, drawn, level, spec=self.spec, is_video=is_video)
-        return replace(cond, lowres=low[:, :frames], lowres_logsnr=level)
+        cond = self.told(cond, low, drawn, level)
+        assert cond.lowres is not None
+        return replace(cond, lowres=cond.lowres[:, :frames])
 
     def sample_steps(
         self,
@@ -161,19 +167,18 @@ class Stage:
         network has learned guidance, which takes one call a step and knows the empty one alone.
         """
         sampler = sampler or self.spec.sampler
-        # One frame was trained as an image, on the schedule of images.
-        schedule = self.schedule if cond.is_video.all() else self.image_schedule
-        weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
-        rule = static_threshold
-        if sampler.threshold == "dynamic":
-            rule = dynamic_threshold(sampler.percentile)
-        denoisers = self._denoisers(cond, negative, weights, rule=rule, window=sampler.window)
+        denoisers = self.denoisers(cond, sampler=sampler, negative=negative)
 
         def draw(step: int) -> Video:
             drawn = noise(shape, stage=self.spec.name, step=step, sample=sample)
             return drawn.to(self.device)
 
+        schedule = self._sampled_on(cond)
         yield from denoise_steps(denoisers, schedule, draw, move=make_move(sampler))
+
+    def _sampled_on(self, cond: Conditioning) -> CosineSchedule:
+        """One frame was trained as an image, on the schedule of images."""
+        return self.schedule if cond.is_video.all() else self.image_schedule
 
     def refuse_negative(self) -> None:
         """ValueError where the network has learned guidance."""
@@ -183,16 +188,20 @@ class Stage:
                 "takes no negative prompt: leave it out, or use what the stage was distilled from"
             )
 
-    def _denoisers(
+    def denoisers(
         self,
         cond: Conditioning,
-        negative: Conditioning | None,
-        weights: list[float],
         *,
-        rule: Rule,
-        window: int | None,
+        sampler: SamplerSpec | None = None,
+        negative: Conditioning | None = None,
     ) -> list[Denoiser]:
-        """One a step, guided by its weight."""
+        """One a step of the sampler, guided by its weight."""
+        sampler = sampler or self.spec.sampler
+        window, rule = sampler.window, static_threshold
+        if sampler.threshold == "dynamic":
+            rule = dynamic_threshold(sampler.percentile)
+        schedule = self._sampled_on(cond)
+        weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
         if self.spec.unet.guided:
             if negative is not None:
                 self.refuse_negative()

@@ -19,7 +19,7 @@ from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec, StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.training.distill import DistillSpec
-from imagen_video.training.student import Lesson, Student
+from imagen_video.training.student import Lesson, Student, finished
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.weights import load_stage
 
@@ -27,13 +27,13 @@ ROWS = 3
 OSCILLATING = GuidanceSpec(weight=5.0, low=1.0, constant_steps=2)
 
 
-def lesson_of(teacher: Stage, lesson: Lesson) -> Student:
+def lesson_of(teacher: Stage, lesson: Lesson, previous: Stage | None = None) -> Student:
     """A student that starts as its teacher."""
     spec = lesson.spec(teacher.spec, teacher.spec.train)
     unet = build_unet(spec)
     missing = unet.load_state_dict(teacher.unet.state_dict(), strict=False).missing_keys
     assert all(name.startswith("guidance.") for name in missing)
-    return Student(spec, unet, teacher, lesson)
+    return Student(spec, unet, teacher, lesson, previous)
 
 
 def sampled(stage: Stage, guidance: GuidanceSpec) -> Stage:
@@ -106,6 +106,36 @@ def test_every_kind_of_stage_takes_fewer_steps(tiny, stage, fine):
     times = student.schedule.inverse(loss.logsnr) * (fine or 4)
     torch.testing.assert_close(times, times.round(), atol=1e-4, rtol=0)
     assert all(weight.grad is None for weight in teacher.unet.parameters())
+
+
+@pytest.mark.parametrize("number", [1, 2, 5], ids=["after the base", "spatial", "temporal"])
+def test_low_resolution_videos_as_the_stage_before_makes_them(tiny, number):
+    """Not far from the true ones, and of every clip and packed image alone."""
+    previous, teacher = tiny.stages[number - 1], sampled(tiny.stages[number], GuidanceSpec())
+    student = lesson_of(teacher, Lesson(steps=4), previous)
+    (video, cond), draws = given(student.spec), Draws(ROWS)
+    true = Stage.shown_before(student, video, cond, draws)
+    asked: list[int] = []
+    hook = previous.unet.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+    made = student.shown_before(video, cond, draws)
+    hook.remove()
+    assert made.shape == true.shape and made.abs().max() <= 1
+    assert 1e-3 < (made - true).abs().mean() < (torch.randn_like(true) - true).abs().mean()
+    assert len(asked) == previous.spec.sampler.num_steps // 2
+    student.loss(video, cond, draws).value.backward()
+    assert all(weight.grad is None for weight in previous.unet.parameters())
+    with pytest.raises(ValueError, match="the stage before it"):
+        lesson_of(teacher, Lesson(steps=4), teacher)
+
+
+def test_a_stage_that_knows_the_truth_finishes_it(tiny):
+    stage, (video, cond) = sampled(tiny.stages[2], GuidanceSpec()), given(tiny.stages[2].spec)
+
+    def knowing(cond: Conditioning, *, window: int | None = None):
+        return lambda z, logsnr: Denoised.from_x(z, video, logsnr)
+
+    stage.denoiser = knowing
+    assert (finished(stage, video, cond, Draws(ROWS)) - video).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("guidance", [OSCILLATING, GuidanceSpec(weight=5.0, interval=(-9.0, 1.0))])

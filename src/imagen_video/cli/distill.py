@@ -25,6 +25,8 @@ class Distill:
     """Further rounds of consistency distillation to so many steps, such as 4 or 2 1."""
     stochastic: bool = False
     """A last round for the stochastic sampler, whose steps overlap."""
+    previous: Path | None = None
+    """A folder of the stage before: low-resolution videos as that makes them, not true ones."""
     weights: tuple[float, float] = (0.0, 15.0)
     """Guidance weights that students are told lie between these."""
     updates: int = 1000

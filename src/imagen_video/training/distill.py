@@ -106,7 +106,7 @@ def distill(
     lessons = spec.lessons(first)
     for number, (name, lesson) in enumerate(lessons, start=1):
         folder = job.out / f"{number}-{name}"
-        _claim(folder, lesson, teacher)
+        _claim(folder, lesson, teacher, job.previous)
         student = lesson.spec(load_spec(teacher), spec.train(first.train))
         stages = (student if one.name == student.name else one for one in cascade.stages)
         if not _finished(folder, spec.updates):
@@ -122,9 +122,11 @@ def distill(
         teacher = folder
 
 
-def _claim(folder: Path, lesson: Lesson, teacher: Path) -> None:
+def _claim(folder: Path, lesson: Lesson, teacher: Path, previous: Path | None) -> None:
     """Say in the folder which round it is for."""
     facts = {"lesson": asdict(lesson), "teacher": str(teacher.resolve())}
+    if previous is not None:
+        facts["previous"] = str(previous.resolve())
     text = json.dumps(facts, indent=1) + "\n"
     if (folder / ROUND).exists():
         if (folder / ROUND).read_text() != text:

@@ -45,7 +45,8 @@ class JobSpec:
     """Which stage is trained, on what and where. `data` are names for `open_source`; more than
     `max_bad` (a share) of broken files end the run; `shards` is for `distributed.started`. With
     `lora` adapters of that rank are trained over `init_from`, instead of weights that it starts;
-    with a `lesson` the stage in `init_from` is its teacher."""
+    with a `lesson` the stage in `init_from` is its teacher, and one in `previous` makes its
+    low-resolution videos."""
 
     stage: str
     out: Path
@@ -56,6 +57,7 @@ class JobSpec:
     cropping: Literal["random", "centre"] = "random"
     max_bad: float = 0.05
     lesson: Lesson | None = None
+    previous: Path | None = None
     device: str = "cpu"
     shards: int = 1
 
@@ -89,10 +91,14 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
         stage = Stage(spec, build_unet(spec, device="meta"))
     ranks.wait()  # for the first, which may have read captions for a while
     if job.lesson is not None:
-        assert job.init_from is not None, "a lesson has a teacher"
-        teacher = load_stage(job.init_from, dtype=working_dtype(ranks.device))
-        teacher.unet.to(ranks.device)
-        stage = Student(spec, stage.unet, teacher, job.lesson)
+        teacher, previous = (
+            load_stage(folder, device=ranks.device, dtype=working_dtype(ranks.device))
+            if folder
+            else None
+            for folder in (job.init_from, job.previous)
+        )
+        assert teacher is not None, "a lesson has a teacher"
+        stage = Student(spec, stage.unet, teacher, job.lesson, previous)
     trainer = Trainer(stage, data, job.out, run, ranks=ranks, lora=lora)
     if job.lesson is not None and fresh:
         much = trainer.validated()  # what there is to learn

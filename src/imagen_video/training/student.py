@@ -17,6 +17,8 @@ from imagen_video.diffusion.objective import (
     step_of,
     two_teacher_steps,
 )
+from imagen_video.diffusion.schedule import alpha_sigma, expand
+from imagen_video.lowres import Low, low_from_truth
 from imagen_video.spec import GuidanceSpec, StageSpec, TrainSpec
 from imagen_video.stage import Stage
 from imagen_video.unet.inputs import Conditioning
@@ -74,12 +76,35 @@ class Lesson:
 
 
 class Student(Stage):
-    """A stage in training whose truth is what `teacher` answers; both are unclipped."""
+    """A stage in training whose truth is what `teacher` answers; both are unclipped.
 
-    def __init__(self, spec: StageSpec, unet: VideoUNet, teacher: Stage, lesson: Lesson):
+    With `previous`, the stage before it, its low-resolution videos are as that one makes them. Its
+    truth lies in true videos, so that one begins half-way, with a true video noised to there.
+    """
+
+    def __init__(
+        self,
+        spec: StageSpec,
+        unet: VideoUNet,
+        teacher: Stage,
+        lesson: Lesson,
+        previous: Stage | None = None,
+    ):
         super().__init__(spec, unet)
-        self.teacher, self.lesson = teacher, lesson
-        teacher.unet.requires_grad_(False).eval()
+        if previous is not None and previous.spec.output != spec.input:
+            raise ValueError(
+                f"stage {spec.name!r} is shown {spec.input or 'no video'}, and the stage before it "
+                f"({previous.spec.name!r}) makes {previous.spec.output}"
+            )
+        self.teacher, self.lesson, self.previous = teacher, lesson, previous
+        for frozen in filter(None, (teacher, previous)):
+            frozen.unet.requires_grad_(False).eval()
+
+    def shown_before(self, video: Video, cond: Conditioning, draws: Draws) -> Low:
+        low = super().shown_before(video, cond, draws)
+        if self.previous is None:
+            return low
+        return finished(self.previous, low, cond.known(self.spec.time_factor), draws)
 
     def loss(
         self,
@@ -126,6 +151,26 @@ class Student(Stage):
             return self.teacher.denoiser(replace(cond, guidance=now))(z, logsnr)
 
         return denoise
+
+
+@torch.no_grad()
+def finished(stage: Stage, video: Video, cond: Conditioning, draws: Draws) -> Video:
+    """A true video noised to half of a stage's run, and what the stage makes of it from there."""
+    sampler, schedule = stage.spec.sampler, stage.by_kind(cond)
+    if stage.spec.kind != "base":
+        low, level = low_from_truth(video, stage.spec), sampler.aug_logsnr
+        assert level is not None, "StageSpec checks it"
+        noise = draws.normal("previous low", low)
+        cond = stage.told(cond, low, noise, video.new_full((len(video),), level))
+    steps = sampler.num_steps
+    levels = [schedule(video.new_full((len(video),), i / steps)) for i in range(1, steps // 2 + 1)]
+    denoisers = stage.denoisers(cond)[steps - len(levels) :]
+    alpha, sigma = (expand(part, video) for part in alpha_sigma(levels[-1]))
+    z = alpha * video + sigma * draws.normal("previous", video)
+    ends = [*levels[-2::-1], torch.full_like(levels[0], torch.inf)]
+    for denoise, logsnr, end in zip(denoisers, reversed(levels), ends, strict=True):
+        z = denoise(z, logsnr).at(end)
+    return z.clamp(-1, 1)
 
 
 def guidance_target(teacher: Stage, cond: Conditioning, weight: PerClip) -> Target:

@@ -54,6 +54,11 @@ class Conditioning:
             both(self.guidance, other.guidance),
         )
 
+    def known(self, apart: int) -> "Conditioning":
+        """Of every so-manieth frame, as the stage before a temporal one is told: text and kind."""
+        frames = slice(None, None, 1 if self.text.shape[1] == 1 else apart)
+        return Conditioning(self.text[:, frames], self.text_mask[:, frames], self.is_video)
+
     def window(self, start: int, stop: int) -> "Conditioning":
         """The frames start..stop of clips whose captions hold for every frame."""
         low = None if self.lowres is None else self.lowres[:, start:stop]
