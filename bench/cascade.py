@@ -1,10 +1,15 @@
-"""One forward pass of every stage at its full format: time, achieved FLOP/s, peak memory.
+"""One forward pass of every stage at its full format: time, achieved FLOP/s, peak memory; or a
+whole run.
 
     python bench/cascade.py [--preset mini] [--rounds N] [--json FILE]
+    python bench/cascade.py --prompt "a cat" [--model mini] [--until STAGE] [--json FILE]
 
-bfloat16 weights, one unguided call, as in sampling. A stage that samples in windows of frames is
-measured on one inner window, with the neighbouring frames it reads. Every stage runs in a process
-of its own, whose peak memory counts the interpreter and PyTorch (about 0.25 GiB) too.
+With a prompt it runs a trained cascade from text to mp4 and shows what every stage's seconds go
+into: calls of the network, and beside them conditioning, noise, the sampler's moves and the rest.
+
+Without one: bfloat16 weights, one unguided call, as in sampling. A stage that samples in windows of
+frames is measured on one inner window, with the neighbouring frames it reads. Every stage runs in a
+process of its own, whose peak memory counts the interpreter and PyTorch (about 0.25 GiB) too.
 """
 
 import argparse
@@ -12,18 +17,29 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import ceiling_lines, ceilings, machine, seconds, table, write_json
 
-from imagen_video import presets
-from imagen_video.info import flops_per_call
+from imagen_video import presets, sampling
+from imagen_video.cascade import Cascade
+from imagen_video.diffusion.sampler import Noise
+from imagen_video.info import describe, flops_per_call
 from imagen_video.memory import keep_freed_memory
+from imagen_video.sampling import SampleSpec
 from imagen_video.spec import StageSpec
-from imagen_video.stage import build_unet
+from imagen_video.stage import Stage, build_unet
 from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.unet import VideoUNet
+from imagen_video.weights import working_dtype
 
 TOKENS = 32
 
@@ -63,14 +79,13 @@ def measure(spec: StageSpec, rounds: int) -> Row:
     with torch.inference_mode():
         taken = seconds(lambda: unet(*given, inner), repeats=rounds)
     high = spec.output
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return Row(
         stage=spec.name,
         video=f"{frames}x{high.height}x{high.width}",
         calls=high.frames / window,
         flops=flops_per_call(unet.to("meta"), spec, window, TOKENS, around=around),
         seconds=taken,
-        peak_bytes=peak,
+        peak_bytes=peak(),
     )
 
 
@@ -106,21 +121,144 @@ def render(rows: list[Row], ceiling: float) -> str:
     return table(head, lines)
 
 
+NETWORK, CONDITIONING, NOISE, SMALL, REST = (
+    "network",
+    "conditioning",
+    "noise",
+    "to 8 bits",
+    "moves and the rest",
+)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a part of a whole run took; `flops` are 0 where nothing is counted."""
+
+    stage: str
+    seconds: dict[str, float]
+    flops: int
+    peak_bytes: int
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+class Ledger:
+    """Seconds by what they go into; a part inside another counts for itself alone."""
+
+    def __init__(self):
+        self.seconds: Counter[str] = Counter()
+        self._inner: list[float] = []
+
+    @contextmanager
+    def timing(self, owner: Any, name: str, part: str) -> Iterator[None]:
+        """Whatever calls `owner.name` meanwhile."""
+        real = getattr(owner, name)
+
+        def timed(*args: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            self._inner.append(0.0)
+            try:
+                return real(*args, **options)
+            finally:
+                taken = time.perf_counter() - start
+                self.seconds[part] += taken - self._inner.pop()
+                if self._inner:
+                    self._inner[-1] += taken
+
+        setattr(owner, name, timed)
+        try:
+            yield
+        finally:
+            setattr(owner, name, real)
+
+    def taken(self, seconds: float) -> dict[str, float]:
+        """What was noted since the last call, and what of these seconds was not."""
+        noted, self.seconds = dict(self.seconds), Counter()
+        return noted | {REST: seconds - sum(noted.values())}
+
+
+def whole_run(model: str, prompt: str, until: str | None) -> list[Spent]:
+    """From text to mp4, stage by stage, in this process."""
+    work = {row.stage: row.flops for row in describe(presets.find(model))}
+    start, rows, ledger = time.perf_counter(), [], Ledger()
+    cascade = Cascade.from_pretrained(model)
+
+    def note(stage: str, flops: int = 0) -> None:
+        nonlocal start
+        now = time.perf_counter()
+        rows.append(Spent(stage, ledger.taken(now - start), flops, peak()))
+        start = now
+
+    note("loading")
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        for owner, name, part in (
+            (VideoUNet, "forward", NETWORK),
+            (Stage, "conditioning", CONDITIONING),
+            (Noise, "__call__", NOISE),
+            (sampling, "_frames_of", SMALL),
+        ):
+            stack.enter_context(ledger.timing(owner, name, part))
+        for progress in cascade.stream([prompt], SampleSpec(until=until)):
+            if progress.video is not None:
+                note(progress.stage, work[progress.stage])
+                video, fps = progress.video, progress.fps
+        sampling.save_video(Path(folder) / "video.mp4", video, fps=fps, metadata={})
+        note("mp4")
+    return rows
+
+
+def render_whole(rows: list[Spent], ceiling: float) -> str:
+    parts = (NETWORK, CONDITIONING, NOISE, SMALL, REST)
+    head = ("", *parts, "s", "TFLOP", "network's TFLOP/s", "of ceiling", "peak GiB")
+    lines = []
+    for row in [*rows, summed(rows)]:
+        spent = [f"{row.seconds.get(part, 0):.2f}" for part in parts]
+        rate = row.flops / row.seconds[NETWORK] if row.flops else 0
+        reached = (f"{row.flops / 1e12:.3f}", f"{rate / 1e12:.2f}", f"{rate / ceiling:.0%}")
+        peaked = f"{row.peak_bytes / 2**30:.2f}"
+        lines.append((row.stage, *spent, f"{row.total:.2f}", *reached, peaked))
+    return table(head, lines)
+
+
+def summed(rows: list[Spent]) -> Spent:
+    seconds: Counter[str] = Counter()
+    for row in rows:
+        seconds.update(row.seconds)
+    return Spent("in all", dict(seconds), sum(row.flops for row in rows), rows[-1].peak_bytes)
+
+
+def peak() -> int:
+    """The largest memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--preset", default="mini", help="a preset, or what `train` takes")
     parser.add_argument("--rounds", type=int, default=3, help="measured calls")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--prompt", help="a whole run instead")
+    parser.add_argument("--model", default="mini", help="the cascade of a whole run")
+    parser.add_argument("--until", help="the last stage of a whole run")
     parser.add_argument("--stage", help="this stage alone, in this process, as a line of JSON")
     wanted = parser.parse_args()
     spec = presets.find(wanted.preset)
     if wanted.stage:
         print(json.dumps(vars(measure(spec.stage(wanted.stage), wanted.rounds))))
         return
-    rows = [measure_apart(wanted.preset, stage.name, wanted.rounds) for stage in spec.stages]
-    rates = {"bf16": ceilings(torch.bfloat16)}
+    if wanted.prompt:
+        keep_freed_memory()
+        dtype = working_dtype()
+        rows = whole_run(wanted.model, wanted.prompt, wanted.until)
+    else:
+        dtype = torch.bfloat16
+        rows = [measure_apart(wanted.preset, stage.name, wanted.rounds) for stage in spec.stages]
+    rates = {str(dtype).removeprefix("torch."): ceilings(dtype)}
+    ceiling = max(rate for found in rates.values() for rate in found.values())
     print(machine(), *ceiling_lines(rates), "", sep="\n")
-    print(render(rows, max(rates["bf16"].values())))
+    print(render_whole(rows, ceiling) if wanted.prompt else render(rows, ceiling))
     if wanted.json:
         write_json(wanted.json, rates, rows)
 
