@@ -55,7 +55,7 @@ class Conditioning:
         )
 
     def known(self, apart: int) -> "Conditioning":
-        """Of every so-manieth frame, as the stage before a temporal one is told: text and kind."""
+        """What the stage before is told: kind and text, of every `apart`-th frame."""
         frames = slice(None, None, 1 if self.text.shape[1] == 1 else apart)
         return Conditioning(self.text[:, frames], self.text_mask[:, frames], self.is_video)
 
