@@ -21,7 +21,8 @@ class Interval:
     of: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g} ({self.low:.3g} to {self.high:.3g})"
+        spread = f" ({self.low:.3g} to {self.high:.3g})" if self.of > 1 else ""
+        return f"{self.mean:.3g}{spread}"
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
