@@ -11,7 +11,7 @@ rest in them. The gap from a measured share to these is launches, kernels and th
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -60,8 +60,8 @@ def step_of(spec: StageSpec, rows: int) -> list[tuple[str, int, int]]:
     def many(x: torch.Tensor | None) -> torch.Tensor | None:
         return None if x is None else x.expand(rows, *x.shape[1:]).clone()
 
-    for name in ("text", "text_mask", "is_video", "lowres", "lowres_logsnr"):
-        object.__setattr__(cond, name, many(getattr(cond, name)))
+    names = ("text", "text_mask", "is_video", "lowres", "lowres_logsnr")
+    cond = replace(cond, **{name: many(getattr(cond, name)) for name in names})
     z, logsnr = z.expand(rows, *z.shape[1:]).clone(), logsnr.expand(rows).clone()
     counted = Counted()
     with torch.device("meta"), torch.autocast("cpu", torch.bfloat16), counted:

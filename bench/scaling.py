@@ -12,14 +12,13 @@ is the exponent of a power law through the points: 1 is in proportion, 0 is flat
 import argparse
 import json
 import math
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from cascade import inputs
+from cascade import inputs, peak
 from common import machine, stopwatch, table, write_json
 
 from imagen_video import presets
@@ -64,15 +63,10 @@ def measure(spec: StageSpec) -> Point:
     stage, high = Stage(spec, build_unet(spec).to(working_dtype()).eval()), spec.output
     z, logsnr, cond = inputs(spec, high.frames)
     denoise = stage.denoiser(cond, window=spec.sampler.window)
-    before = resident()
+    before = peak()
     with torch.inference_mode():
         taken = stopwatch(lambda: denoise(z, logsnr).at(logsnr + 1))
-    return Point(spec.name, high.frames, high.height, high.width, taken, resident() - before)
-
-
-def resident() -> int:
-    """The largest memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Point(spec.name, high.frames, high.height, high.width, taken, peak() - before)
 
 
 def measure_apart(preset: str, stage: str, frames: int, scale: float) -> Point:

@@ -128,8 +128,11 @@ def test_low_resolution_videos_as_the_stage_before_makes_them(tiny, number):
         lesson_of(teacher, Lesson(steps=4), teacher)
 
 
-def test_a_stage_that_knows_the_truth_finishes_it(tiny):
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_a_stage_that_knows_the_truth_finishes_it(tiny, steps):
     stage, (video, cond) = sampled(tiny.stages[2], GuidanceSpec()), given(tiny.stages[2].spec)
+    sampler = replace(stage.spec.sampler, num_steps=steps)
+    stage = Stage(replace(stage.spec, sampler=sampler), stage.unet)
 
     def knowing(cond: Conditioning, *, window: int | None = None):
         return lambda z, logsnr: Denoised.from_x(z, video, logsnr)

@@ -48,13 +48,12 @@ def guided(doubled: Denoiser, weight: float | PerClip) -> Denoiser:
 
     Weight 0 is off (it would still pay for both halves: `guided_denoisers` leaves them out).
     """
-    if isinstance(weight, Tensor):
-        weight = weight[:, None, None, None, None]
 
     def denoise(z: Video, logsnr: PerClip) -> Denoised:
         both = doubled(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
         cond, uncond = both.v.chunk(2)
-        return Denoised(z, torch.lerp(uncond, cond, 1 + weight), logsnr)
+        along = expand(weight, z) if isinstance(weight, Tensor) else weight
+        return Denoised(z, torch.lerp(uncond, cond, 1 + along), logsnr)
 
     return denoise
 

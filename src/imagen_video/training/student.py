@@ -155,16 +155,16 @@ class Student(Stage):
 
 @torch.no_grad()
 def finished(stage: Stage, video: Video, cond: Conditioning, draws: Draws) -> Video:
-    """A true video noised to half of a stage's run, and what the stage makes of it from there."""
+    """A true video noised to half of a stage's run (or its one step), and finished by the stage."""
     sampler, schedule = stage.spec.sampler, stage.by_kind(cond)
     if stage.spec.kind != "base":
         low, level = low_from_truth(video, stage.spec), sampler.aug_logsnr
         assert level is not None, "StageSpec checks it"
         noise = draws.normal("previous low", low)
         cond = stage.told(cond, low, noise, video.new_full((len(video),), level))
-    steps = sampler.num_steps
-    levels = [schedule(video.new_full((len(video),), i / steps)) for i in range(1, steps // 2 + 1)]
-    denoisers = stage.denoisers(cond)[steps - len(levels) :]
+    steps, left = sampler.num_steps, max(1, sampler.num_steps // 2)
+    levels = [schedule(video.new_full((len(video),), i / steps)) for i in range(1, left + 1)]
+    denoisers = stage.denoisers(cond)[-left:]
     alpha, sigma = (expand(part, video) for part in alpha_sigma(levels[-1]))
     z = alpha * video + sigma * draws.normal("previous", video)
     ends = [*levels[-2::-1], torch.full_like(levels[0], torch.inf)]
