@@ -56,15 +56,14 @@ class Row:
     peak_bytes: int
 
 
-def inputs(spec: StageSpec, frames: int) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
-    """Noise and conditioning of one clip, as the sampler gives them: float32."""
+def conditioning(spec: StageSpec, frames: int) -> Conditioning:
+    """Conditioning of one clip, as the sampler gives it: float32."""
     low = level = None
     if spec.input is not None:
         low = torch.randn(1, frames, spec.low_channels, *spec.input.size)
         level = torch.full((1,), 4.0)
     text, seen = torch.randn(1, 1, TOKENS, spec.unet.text_dim), torch.ones(1, 1, TOKENS) > 0
-    cond = Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
-    return torch.randn(1, frames, 3, *spec.output.size), torch.zeros(1), cond
+    return Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
 
 
 def measure(spec: StageSpec, rounds: int) -> Row:
@@ -75,10 +74,10 @@ def measure(spec: StageSpec, rounds: int) -> Row:
     around = spec.unet.temporal_reach if window < spec.output.frames else 0
     frames, inner = window + 2 * around, slice(around, around + window)
     unet = build_unet(spec).to(torch.bfloat16).eval()
-    given = inputs(spec, frames)
+    cond, high = conditioning(spec, frames), spec.output
+    z, logsnr = torch.randn(1, frames, 3, *high.size), torch.zeros(1)
     with torch.inference_mode():
-        taken = seconds(lambda: unet(*given, inner), repeats=rounds)
-    high = spec.output
+        taken = seconds(lambda: unet(z, logsnr, cond, inner), repeats=rounds)
     return Row(
         stage=spec.name,
         video=f"{frames}x{high.height}x{high.width}",

@@ -1,12 +1,12 @@
-"""One step of a stage against the number of frames and of pixels: time, memory, fitted slopes.
+"""A stage against the number of frames and of pixels: time, memory, fitted slopes.
 
     python bench/scaling.py [--preset mini] [--stages base ssr3] [--json FILE]
 
 Frames 16, 32, ... 1024 of a size with as many pixels as 96x160 or the stage's own, if fewer; pixels
-from a sixteenth of that to the stage's own, 16 frames. A step is what sampling does: the network in
-the stage's windows, from the noisy video to the next, float32 around it. Every point is a process
-of its own; memory is what the step adds to the weights and to what the step is given, and a slope
-is the exponent of a power law through the points: 1 is in proportion, 0 is flat.
+from a sixteenth of that to the stage's own, 16 frames. It is a run of one step: noise, the network
+in the stage's windows, the clean video. Every point is a process of its own; memory is what the run
+adds to the weights and the conditioning, and a slope is the exponent of a power law through the
+points: 1 is in proportion, 0 is flat.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from cascade import inputs, peak
+from cascade import conditioning, peak
 from common import machine, stopwatch, table, write_json
 
 from imagen_video import presets
+from imagen_video.diffusion.sampler import Noise
 from imagen_video.memory import keep_freed_memory
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage, build_unet
@@ -61,11 +62,16 @@ def measure(spec: StageSpec) -> Point:
     keep_freed_memory()
     torch.manual_seed(0)
     stage, high = Stage(spec, build_unet(spec).to(working_dtype()).eval()), spec.output
-    z, logsnr, cond = inputs(spec, high.frames)
-    denoise = stage.denoiser(cond, window=spec.sampler.window)
+    cond, sampler = conditioning(spec, high.frames), replace(spec.sampler, num_steps=1)
+    shape = (1, high.frames, 3, *high.size)
+
+    def run() -> None:
+        for state in stage.sample_steps(cond, shape, Noise(0), sampler=sampler):
+            _ = state.x
+
     before = peak()
     with torch.inference_mode():
-        taken = stopwatch(lambda: denoise(z, logsnr).at(logsnr + 1))
+        taken = stopwatch(run)
     return Point(spec.name, high.frames, high.height, high.width, taken, peak() - before)
 
 

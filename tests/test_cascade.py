@@ -8,9 +8,9 @@ import torch
 
 from imagen_video import presets, sampling
 from imagen_video.cascade import Cascade
-from imagen_video.diffusion.sampler import Noise
+from imagen_video.diffusion.sampler import Noise, finished
 from imagen_video.sampling import SampleSpec, _pad, override
-from imagen_video.spec import GuidanceSpec, TextSpec
+from imagen_video.spec import GuidanceSpec, SamplerSpec, TextSpec
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
 from imagen_video.training.engine import initialise_from
@@ -179,6 +179,51 @@ def test_windows_of_the_last_stage_equal_one_call(tiny):
     for window in (1, 4, 8):
         windows = stage.denoiser(cond, window=window)(z, noise).x
         assert (windows - once).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("window", [1, 4, 8])
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_a_run_in_windows_equals_one_in_one_call(tiny, window, weight):
+    stage = tiny.stages[-1]
+    torch.manual_seed(0)
+    cond = _conditioning(tiny, stage, torch.randn(1, 13, 3, 16, 24))
+    guidance = GuidanceSpec(weight=weight)
+    videos, parts = [], []
+    for frames, move in (
+        (None, "ddim"),
+        (window, "ddim"),
+        (window, "ancestral"),
+        (13, "ancestral"),
+    ):
+        sampler = SamplerSpec(num_steps=3, guidance=guidance, window=frames, move=move)
+        with torch.inference_mode():
+            states = stage.sample_steps(
+                cond, (1, 13, 3, 32, 48), Noise(0), sampler=sampler, negative=cond.without_text()
+            )
+            shown = []
+            videos.append(finished(_noted(states, shown)))
+        parts.append(len(shown))
+    whole, windows, noised_windows, noised = videos
+    assert (windows - whole).abs().max() < 1e-5
+    assert (noised_windows - noised).abs().max() < 1e-5
+    # Only DDIM moves each window by itself.
+    assert parts == [3, 3 * -(-13 // window), 3, 3]
+
+
+def test_a_run_in_windows_stays_in_the_memory_of_its_noise(tiny):
+    stage = tiny.stages[-1]
+    cond = _conditioning(tiny, stage, torch.zeros(1, 13, 3, 16, 24))
+    sampler = SamplerSpec(num_steps=3, window=4)
+    with torch.inference_mode():
+        states = stage.sample_steps(cond, (1, 13, 3, 32, 48), Noise(0), sampler=sampler)
+        where = {state.z.untyped_storage().data_ptr() for state in states}
+    assert len(where) == 1
+
+
+def _noted(states, shown):
+    for state in states:
+        shown.append(state.frames)
+        yield state
 
 
 def _conditioning(tiny, stage, low):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imagen_video.diffusion.sampler import Noise
+from imagen_video.diffusion.sampler import Noise, finished
 from imagen_video.shapes import UInt8
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
@@ -43,9 +43,6 @@ def sampled(
         text = encoder(captions[part]).to(dtype=torch.float32)
         small = None if low is None else to_float(low[part])
         cond = stage.conditioning(text, frames=shape[0], low=small, noise=noise, sample=start)
-        last = None
-        for state in stage.sample_steps(cond, (len(text.tokens), *shape), noise, sample=start):
-            last = state
-        assert last is not None
-        made.append(to_uint8(last.x).cpu())
+        states = stage.sample_steps(cond, (len(text.tokens), *shape), noise, sample=start)
+        made.append(to_uint8(finished(states)).cpu())
     return torch.cat(made)

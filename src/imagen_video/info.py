@@ -124,14 +124,15 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
 
 
 def _activations(spec: StageSpec, guided: bool) -> int:
-    """z, v and the next z in float32, and about six feature maps of the finest level."""
-    video = 3 * spec.output.frames * spec.output.height * spec.output.width
-    seen = spec.output.frames
+    """Videos in float32 (z, v and the next z, the latter two of a window at a time where the stage
+    has windows), and about six feature maps of the finest level."""
+    frames = seen = spec.output.frames
     if spec.sampler.window:
         seen = min(seen, spec.sampler.window + 2 * spec.unet.temporal_reach)
-    grid = spec.output.height * spec.output.width // spec.unet.patch**2
-    features = 6 * spec.unet.widths[0] * grid * seen * (2 if guided else 1)
-    return 3 * FLOAT * video + working_dtype().itemsize * features
+    pixels = spec.output.height * spec.output.width
+    features = 6 * spec.unet.widths[0] * pixels // spec.unet.patch**2
+    features *= seen * (2 if guided else 1)
+    return 3 * FLOAT * pixels * (frames + 2 * seen) + working_dtype().itemsize * features
 
 
 def _level(spec: StageSpec, level: int) -> str:

@@ -21,8 +21,8 @@ from imagen_video.video import Frames, VideoWriter, to_float, to_uint8
 
 # Frames turned to 8 bits at a time: a copy of the last stage's whole clip would be 1.5 GB.
 CHUNK = 4
-# Values of a video sampled at once by `run_in_parts`, more than a 128x768x1280 clip has: three
-# float32 tensors of this size are 6 GiB.
+# Values of a video sampled at once by `run_in_parts`, more than a 128x768x1280 clip has: a float32
+# tensor of this size is 2 GiB (of a stage without windows there are three).
 PART = 2**29
 
 
@@ -30,7 +30,8 @@ PART = 2**29
 class Progress:
     """One step of one stage for one prompt; the last of a stage carries its finished `video`.
 
-    `preview()` is the current guess, to be asked for before the next Progress.
+    A stage that works in windows of frames counts a step a window. `preview()` is the current
+    guess (of the window's frames), to be asked for before the next Progress.
     """
 
     prompt: int
@@ -119,10 +120,15 @@ def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[
             negative=conditioning(1) if negative else None,
             sample=run.sample,
         )
+        whole = torch.empty(frames, 3, height, width, dtype=torch.uint8)
         for state in steps:
-            progress = Progress(run.prompt, spec.name, state.step, state.num_steps, fps, state)
+            part, parts = state.part
+            step, num_steps = state.step * parts + part, state.num_steps * parts
+            progress = Progress(run.prompt, spec.name, step, num_steps, fps, state)
             if state.step + 1 == state.num_steps:
-                progress.video = _frames_of(state)
+                whole[state.frames] = _frames_of(state)
+            if step + 1 == num_steps:
+                progress.video = whole
             yield progress
 
 

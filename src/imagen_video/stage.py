@@ -19,8 +19,10 @@ from imagen_video.diffusion.sampler import (
     Move,
     Noise,
     SamplerState,
+    Window,
     ancestral,
     ddim,
+    denoise_in_place,
     denoise_steps,
     dpmpp_2m,
     stochastic,
@@ -32,7 +34,7 @@ from imagen_video.spec import SamplerSpec, StageSpec
 from imagen_video.text.encoder import TextEmbedding
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
-from imagen_video.video import PerClip, Video
+from imagen_video.video import ALL, PerClip, Video
 
 
 class Stage:
@@ -97,27 +99,34 @@ class Stage:
         """The training schedule of a batch."""
         return ByKind(cond.is_video, self.schedule, self.image_schedule)
 
-    def denoiser(self, cond: Conditioning, *, window: int | None = None) -> Denoiser:
+    def denoiser(
+        self, cond: Conditioning, *, window: int | None = None, inner: slice = ALL
+    ) -> Denoiser:
         """The network under one conditioning, in windows of frames if asked for.
 
-        A window sees `temporal_reach` more frames on each side, so windows equal one call.
+        A window sees `temporal_reach` more frames on each side, so windows equal one call. Of what
+        it is shown it answers for the `inner` frames.
         """
 
         def denoise(z: Video, logsnr: PerClip) -> Denoised:
             if window is None or window >= z.shape[1]:
-                return self._read(z, self.unet(z, logsnr, cond), logsnr)
-            reach = self.spec.unet.temporal_reach
+                return self._read(z[:, inner], self.unet(z, logsnr, cond, inner), logsnr)
             v = torch.empty_like(z)
-            for start in range(0, z.shape[1], window):
-                stop = min(start + window, z.shape[1])
-                first, last = max(0, start - reach), min(z.shape[1], stop + reach)
-                seen, inner = cond.window(first, last), slice(start - first, stop - first)
-                v[:, start:stop] = self._read(
-                    z[:, start:stop], self.unet(z[:, first:last], logsnr, seen, inner), logsnr
-                ).v
+            for seen, kept in self.windows(z.shape[1], window):
+                part = self.denoiser(cond.window(seen), inner=within(seen, kept))
+                v[:, kept] = part(z[:, seen], logsnr).v
             return Denoised(z, v, logsnr)
 
         return denoise
+
+    def windows(self, frames: int, window: int) -> list[tuple[slice, slice]]:
+        """The frames that each window of a clip sees, and those that it answers for."""
+        reach, found = self.spec.unet.temporal_reach, []
+        for start in range(0, frames, window):
+            stop = min(start + window, frames)
+            seen = slice(max(0, start - reach), min(frames, stop + reach))
+            found.append((seen, slice(start, stop)))
+        return found
 
     def _read(self, z: Video, raw: Video, logsnr: PerClip) -> Denoised:
         if self.spec.unet.predicts == "x":
@@ -163,18 +172,38 @@ class Stage:
     ) -> Iterator[SamplerState]:
         """Sample videos of this (b, f, c, h, w), one state a step; guided as the sampler says.
 
+        A run in windows that moves by DDIM, with nothing that looks at a whole clip, is one of
+        states a window, in half of the memory.
+
         `negative` replaces the empty caption that guidance moves away from; ValueError where the
         network has learned guidance, which takes one call a step and knows the empty one alone.
         """
         sampler = sampler or self.spec.sampler
-        denoisers = self.denoisers(cond, sampler=sampler, negative=negative)
+        schedule = self._sampled_on(cond)
 
         def draw(step: int) -> Video:
             drawn = noise(shape, stage=self.spec.name, step=step, sample=sample)
             return drawn.to(self.device)
 
-        schedule = self._sampled_on(cond)
-        yield from denoise_steps(denoisers, schedule, draw, move=make_move(sampler))
+        if _in_place(sampler, frames=shape[1]):
+            windows = self._run_in_windows(cond, shape[1], sampler, negative)
+            yield from denoise_in_place(windows, schedule, draw(0))
+        else:
+            denoisers = self.denoisers(cond, sampler=sampler, negative=negative)
+            yield from denoise_steps(denoisers, schedule, draw, move=make_move(sampler))
+
+    def _run_in_windows(
+        self, cond: Conditioning, frames: int, sampler: SamplerSpec, negative: Conditioning | None
+    ) -> list[Window]:
+        assert sampler.window is not None
+        found, whole = [], replace(sampler, window=None)
+        for seen, kept in self.windows(frames, sampler.window):
+            away = None if negative is None else negative.window(seen)
+            denoisers = self.denoisers(
+                cond.window(seen), sampler=whole, negative=away, inner=within(seen, kept)
+            )
+            found.append(Window(seen, kept, denoisers))
+        return found
 
     def _sampled_on(self, cond: Conditioning) -> CosineSchedule:
         """One frame was trained as an image, on the schedule of images."""
@@ -194,8 +223,9 @@ class Stage:
         *,
         sampler: SamplerSpec | None = None,
         negative: Conditioning | None = None,
+        inner: slice = ALL,
     ) -> list[Denoiser]:
-        """One a step of the sampler, guided by its weight."""
+        """One a step of the sampler, guided by its weight; see `denoiser` for `inner`."""
         sampler = sampler or self.spec.sampler
         window, rule = sampler.window, static_threshold
         if sampler.threshold == "dynamic":
@@ -208,14 +238,15 @@ class Stage:
 
             def told(weight: float) -> Denoiser:
                 each = torch.full((len(cond.text),), weight, device=self.device)
-                denoise = self.denoiser(replace(cond, guidance=each), window=window)
+                denoise = self.denoiser(replace(cond, guidance=each), window=window, inner=inner)
                 return thresholded(denoise, rule) if weight else denoise
 
             by_weight = {weight: told(weight) for weight in set(weights)}
             return [by_weight[weight] for weight in weights]
-        plain = doubled = self.denoiser(cond, window=window)
+        plain = doubled = self.denoiser(cond, window=window, inner=inner)
         if any(weights):
-            doubled = self.denoiser(cond.cat(negative or cond.without_text()), window=window)
+            both = cond.cat(negative or cond.without_text())
+            doubled = self.denoiser(both, window=window, inner=inner)
         return guided_denoisers(plain, doubled, weights, rule=rule)
 
 
@@ -235,6 +266,18 @@ class ByKind:
 
     def inverse(self, logsnr: PerClip) -> PerClip:
         return torch.where(self.is_video, self.video.inverse(logsnr), self.image.inverse(logsnr))
+
+
+def within(seen: slice, kept: slice) -> slice:
+    """Where the frames `kept` are among those `seen`."""
+    return slice(kept.start - seen.start, kept.stop - seen.start)
+
+
+def _in_place(sampler: SamplerSpec, *, frames: int) -> bool:
+    """Whether each window of a step can be moved before the next is looked at."""
+    by_clip = sampler.threshold == "dynamic" and sampler.guidance.on
+    several = sampler.window is not None and sampler.window < frames
+    return several and sampler.move == "ddim" and not by_clip
 
 
 def make_move(sampler: SamplerSpec) -> Move:

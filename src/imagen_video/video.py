@@ -24,6 +24,8 @@ Video = Float[Tensor, "b f c h w"]
 PerClip = Float[Tensor, " b"]
 Frames = UInt8[Tensor, "f c h w"]
 """One clip as 8-bit RGB."""
+ALL = slice(None)
+"""Every frame."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def inputs(spec: StageSpec, *, clips=1, frames=3, is_video=True, captions=1, sca
 
 
 def frame(cond: Conditioning, i: int) -> Conditioning:
-    return cond.window(i, i + 1)
+    return cond.window(slice(i, i + 1))
 
 
 def test_whitened_captions_differ_in_every_direction_alike():

@@ -51,9 +51,9 @@ def guided(doubled: Denoiser, weight: float | PerClip) -> Denoiser:
 
     def denoise(z: Video, logsnr: PerClip) -> Denoised:
         both = doubled(torch.cat([z, z]), torch.cat([logsnr, logsnr]))
-        cond, uncond = both.v.chunk(2)
+        (answered, _), (cond, uncond) = both.z.chunk(2), both.v.chunk(2)
         along = expand(weight, z) if isinstance(weight, Tensor) else weight
-        return Denoised(z, torch.lerp(uncond, cond, 1 + along), logsnr)
+        return Denoised(answered, torch.lerp(uncond, cond, 1 + along), logsnr)
 
     return denoise
 
@@ -62,7 +62,8 @@ def thresholded(denoise: Denoiser, rule: Rule) -> Denoiser:
     """The denoiser with its x put through `rule`, eps and v following from it."""
 
     def clipped(z: Video, logsnr: PerClip) -> Denoised:
-        return Denoised.from_x(z, rule(denoise(z, logsnr).x), logsnr)
+        now = denoise(z, logsnr)
+        return Denoised.from_x(now.z, rule(now.x), logsnr)
 
     return clipped
 

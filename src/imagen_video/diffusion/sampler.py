@@ -1,15 +1,15 @@
 """From noise to video: the loop over denoisers and its moves (paper sections 5.1, 8.3)."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand, step_times
-from imagen_video.video import PerClip, Video
+from imagen_video.video import ALL, PerClip, Video
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,17 @@ MULTISTEP: frozenset[Move] = frozenset({dpmpp_2m})
 class SamplerState:
     """One step of a run: step 0 .. num_steps - 1, the noisy video z and the prediction x from it.
 
-    The last state's x is the result. A state is alive until the next one is asked for, so that a
-    `for` loop's variable does not hold two videos while the network runs: take x, a new video at
+    Of a run in windows it is about some `frames` alone, the `part` (i of n) of a step. The x of the
+    last step is the result (`finished`). A state is alive until the next one is asked for, so that
+    a `for` loop's variable does not hold two videos while the network runs: take x, a new video at
     every access, inside the loop.
     """
 
     step: int
     num_steps: int
     _now: Denoised | None
+    frames: slice = field(default_factory=lambda: ALL)
+    part: tuple[int, int] = (0, 1)
 
     @property
     def x(self) -> Video:
@@ -189,6 +192,48 @@ def denoise_steps(
             z = move(now, before, levels, partial(draw, step + 1))
             before = now if move in MULTISTEP else None
             del now
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames `kept` of a clip, for which denoisers, one a step, look at the frames `seen`."""
+
+    seen: slice
+    kept: slice
+    denoisers: Sequence[Denoiser]
+
+
+def denoise_in_place(
+    windows: Sequence[Window], schedule: CosineSchedule, z: Video
+) -> Iterator[SamplerState]:
+    """`denoise_steps` by DDIM, window after window in the memory of z: one state a window and step.
+
+    What a window sees of those before it is as it was before their move: `around` has kept it.
+    """
+    num_steps, reach = len(windows[0].denoisers), max(w.kept.start - w.seen.start for w in windows)
+    grid = schedule(step_times(num_steps))
+    for step in range(num_steps):
+        logsnr_t, logsnr_s = (_per_clip(grid[i], z) for i in (step, step + 1))
+        around = z[:, :0]
+        for i, window in enumerate(windows):
+            moved = z[:, window.seen.start : window.kept.start]
+            ahead = moved.clone()
+            moved.copy_(around[:, around.shape[1] - moved.shape[1] :])
+            now = window.denoisers[step](z[:, window.seen], logsnr_t)
+            moved.copy_(ahead)
+            state = SamplerState(step, num_steps, now, window.kept, (i, len(windows)))
+            yield state
+            now = state.release()
+            kept = z[:, window.kept]
+            around = torch.cat([around, kept[:, -reach:]], 1)[:, -reach:] if reach else around
+            if step + 1 < num_steps:
+                kept.copy_(now.turned(logsnr_s))
+            del now
+
+
+def finished(states: Iterable[SamplerState]) -> Video:
+    """The video that a run comes to."""
+    return torch.cat([state.x for state in states if state.step + 1 == state.num_steps], 1)
 
 
 def _per_clip(logsnr: torch.Tensor, like: Video) -> PerClip:

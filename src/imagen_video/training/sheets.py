@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from imagen_video.data.clips import Crop, Source
 from imagen_video.data.stickers.evaluation import eval_prompts
-from imagen_video.diffusion.sampler import Noise
+from imagen_video.diffusion.sampler import Noise, finished
 from imagen_video.lowres import low_from_truth
 from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.spec import StageSpec
@@ -97,11 +97,7 @@ def sample(
     cond = stage.conditioning(encoder(prompts), frames=frames, low=low, noise=noise)
     shape = (len(prompts), frames, 3, height, width)
     sampler = replace(spec.sampler, num_steps=min(steps, spec.sampler.num_steps))
-    last = None
-    for state in stage.sample_steps(cond, shape, noise, sampler=sampler):
-        last = state
-    assert last is not None
-    return last.x.cpu()
+    return finished(stage.sample_steps(cond, shape, noise, sampler=sampler)).cpu()
 
 
 def _film(path: Path, rows: list[Frames], *, scale: int, fps: float) -> None:

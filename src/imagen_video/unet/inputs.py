@@ -59,10 +59,10 @@ class Conditioning:
         frames = slice(None, None, 1 if self.text.shape[1] == 1 else apart)
         return Conditioning(self.text[:, frames], self.text_mask[:, frames], self.is_video)
 
-    def window(self, start: int, stop: int) -> "Conditioning":
-        """The frames start..stop of clips whose captions hold for every frame."""
-        low = None if self.lowres is None else self.lowres[:, start:stop]
-        text = self.text if self.text.shape[1] == 1 else self.text[:, start:stop]
-        mask = self.text_mask if self.text.shape[1] == 1 else self.text_mask[:, start:stop]
-        index = None if self.frame_index is None else self.frame_index[start:stop]
+    def window(self, seen: slice) -> "Conditioning":
+        """These frames of the clips."""
+        low = None if self.lowres is None else self.lowres[:, seen]
+        text = self.text if self.text.shape[1] == 1 else self.text[:, seen]
+        mask = self.text_mask if self.text.shape[1] == 1 else self.text_mask[:, seen]
+        index = None if self.frame_index is None else self.frame_index[seen]
         return replace(self, text=text, text_mask=mask, lowres=low, frame_index=index)

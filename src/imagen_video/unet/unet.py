@@ -11,12 +11,11 @@ from imagen_video.unet.embed import LevelEmbedding, NumberEmbedding, TextIn, Tex
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, swish, zero
 from imagen_video.unet.temporal import FramePosition, PlaceAndTime, make_temporal
-from imagen_video.video import PerClip, Video
+from imagen_video.video import ALL, PerClip, Video
 
 LONG_SKIP = 2**-0.5
 # Guidance weights that differ by a tenth are told apart.
 WEIGHT_SCALE = 10
-ALL = slice(None)
 
 
 class Block(nn.Module):
