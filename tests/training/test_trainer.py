@@ -11,7 +11,7 @@ from imagen_video import presets
 from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.mix import Mix
 from imagen_video.data.stickers.source import StickerSource
-from imagen_video.diffusion.objective import Draws, Objective
+from imagen_video.diffusion.objective import Draws, Objective, fixed_time
 from imagen_video.stage import Stage
 from imagen_video.training.ema import EMA
 from imagen_video.training.engine import initialise_from
@@ -64,9 +64,7 @@ def test_folded_stage_carries_what_it_predicts(spec):
     video = clip[None]
     text = torch.zeros(1, 1, 1, spec.unet.text_dim)
     cond = Conditioning(text, text[..., 0] > 1, torch.tensor([True]))
-    low_noise = Objective(
-        weighting="x", times=lambda b, g: torch.full((b,), 0.005, device=g.device)
-    )
+    low_noise = Objective(weighting="x", times=fixed_time(0.005))
     optimizer = torch.optim.AdamW(stage.unet.parameters(), weight_decay=0.0, fused=True)
     losses, steps = [], 100
     for step in range(steps):

@@ -90,6 +90,11 @@ def low_discrepancy_times(b: int, generator: torch.Generator) -> PerClip:
     return spread[torch.randperm(b, generator=generator, device=device)]
 
 
+def fixed_time(t: float) -> Times:
+    """The same for all, as validation asks for."""
+    return lambda b, generator: torch.full((b,), t, device=generator.device)
+
+
 def discrete_times(num_steps: int, times: Times = low_discrepancy_times) -> Times:
     """`times` moved up to the next i / num_steps, i = 1 .. num_steps, at which such a sampler calls
     its network."""

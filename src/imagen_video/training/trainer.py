@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from imagen_video.data.library import count_bad
 from imagen_video.data.mix import Batch, Mix, batches
-from imagen_video.diffusion.objective import Draws, Loss, Objective
+from imagen_video.diffusion.objective import Draws, Loss, Objective, fixed_time
 from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost
 from imagen_video.info import matrix_rate
 from imagen_video.spec import TrainSpec
@@ -216,23 +217,22 @@ class Trainer:
         if self.log is not None:
             self.log.write(facts)
 
+    @cached_property
+    def _held_out(self) -> list[tuple[int, Ready]]:
+        mix = self.data.validation or ()
+        return [(i, part) for i in range(len(mix)) for part in self.made_ready(mix[i])]
+
     def validated(self) -> float | None:
         """The mean loss of the averaged weights on held-out clips, at fixed times and noise."""
-        if self.data.validation is None:
+        if not self._held_out:
             return None
         losses: list[torch.Tensor] = []
-        unet, compiled = self.stage.unet, self.run_spec.compiled
-        with torch.no_grad(), self.ema.in_place_of(unet), uncompiled(compiled):
-            for step in range(len(self.data.validation)):
-                parts = self.made_ready(self.data.validation[step])
-                for i, time_ in enumerate(VALIDATION_TIMES):
-                    at = replace(
-                        self.stage.objective(),
-                        times=lambda b, g, t=time_: torch.full((b,), t, device=g.device),
-                    )
-                    where = step * len(VALIDATION_TIMES) + i
-                    for part in parts:
-                        losses.append(self._loss(part, at, where).per_clip)
+        unet, objective = self.stage.unet, self.stage.objective()
+        with torch.no_grad(), self.ema.in_place_of(unet), uncompiled(self.run_spec.compiled):
+            for step, part in self._held_out:
+                for i, time_ in enumerate(VALIDATION_TIMES, start=step * len(VALIDATION_TIMES)):
+                    at = replace(objective, times=fixed_time(time_))
+                    losses.append(self._loss(part, at, i).per_clip)
         values = torch.cat(losses)
         total, count = self.ranks.total(torch.stack([values.sum(), values.new_tensor(len(values))]))
         return float(total / count)
