@@ -46,6 +46,8 @@ def fork(program: Callable[..., None], *words, said: Path, ranks: int = 1) -> li
 
 def _begin(environment: dict[str, str], said: Path, program: Callable[..., None], *words) -> None:
     os.setsid()
+    # As in a program of its own: forked children would start a fork server each for their workers.
+    multiprocessing.set_start_method("fork", force=True)
     os.environ.clear()
     os.environ.update(environment)
     for number, end in ((1, ".out"), (2, ".err")):

@@ -134,7 +134,7 @@ def test_a_stage_that_knows_the_truth_finishes_it(tiny, steps):
     sampler = replace(stage.spec.sampler, num_steps=steps)
     stage = Stage(replace(stage.spec, sampler=sampler), stage.unet)
 
-    def knowing(cond: Conditioning, *, window: int | None = None):
+    def knowing(cond: Conditioning, **frames):
         return lambda z, logsnr: Denoised.from_x(z, video, logsnr)
 
     stage.denoiser = knowing

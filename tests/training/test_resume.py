@@ -17,8 +17,8 @@ from imagen_video.training.checkpoint import latest
 from imagen_video.training.trainer import Trainer
 
 # One thread and one job after the other: the same sums in the same order.
-WORDS = ["--preset", "tiny", "--stage", "base", "--steps", "24", "--threads", "1"]
-WORDS += ["--save-minutes", "0.03", "--sheet-minutes", "60", "--log-every", "8"]
+WORDS = ["--preset", "tiny", "--stage", "base", "--steps", "18", "--threads", "1"]
+WORDS += ["--save-minutes", "0.02", "--sheet-minutes", "60", "--log-every", "6"]
 # After the second, Ctrl-C, a run saves and ends by itself.
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
 
@@ -76,7 +76,7 @@ def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
     assert ended(last) == 0
     assert kills >= 2  # both kinds
     log = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
-    assert [line["step"] for line in map(json.loads, log) if "loss" in line] == [8, 16, 24]
+    assert [line["step"] for line in map(json.loads, log) if "loss" in line] == [6, 12, 18]
     whole, killed = (tensors(latest(tmp_path / name)) for name in ("whole", "killed"))
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)

@@ -222,6 +222,13 @@ def test_a_stride_shows_every_nth_frame_and_tells_which():
         assert len(some.captions[-1]) == some.video.shape[1] == 4
 
 
+@pytest.mark.parametrize("stage", ["base", "ssr1"])
+def test_what_a_batch_says_is_known_without_its_pixels(stage):
+    mix = Mix(StickerSource(0), presets.mini().stage(stage), seed=0, steps=3)
+    for step in range(3):
+        assert set(mix.captions(step)) == {text for row in mix[step].captions for text in row}
+
+
 def test_crops_of_a_clip_share_place_and_low_resolution_grid():
     spec = presets.tiny().stages[3]
     spec = replace(spec, train=replace(spec.train, crop=(16, 16), frames=2))

@@ -94,6 +94,19 @@ class Mix(Dataset):
         video = torch.stack(videos)
         return Batch(video, tuple(captions), is_video, index, self.rows, self.total, slowed)
 
+    def captions(self, step: int) -> Iterator[str]:
+        """What batch `step` and its stills say; of each a pixel is read."""
+        train, still = self.stage.train, replace(self.stage.output, frames=1)
+        pixel = Crop(frame=0, top=0, left=0, frames=1, height=1, width=1)
+        for row in self.rows:
+            if row < train.clips:
+                index = step * train.clips + row
+                yield self.source.clip(index, self.stage.output, pixel).caption
+            else:
+                start = self._first_of_pack(step, row)
+                for index in range(start, start + self.stills):
+                    yield self.source.image(index, still, pixel).caption
+
     def position(self, step: int) -> dict[str, Position]:
         """Where every source stands before batch `step`."""
         train = self.stage.train
@@ -101,12 +114,16 @@ class Mix(Dataset):
 
     def _pack(self, step: int, row: int, frames: int) -> tuple[Tensor, tuple[str, ...]]:
         """Independent images in a sequence of the clip's length, with a caption each."""
-        train, still = self.stage.train, replace(self.stage.output, frames=1)
-        start = (step * train.image_packs + row - train.clips) * self.stills
+        still = replace(self.stage.output, frames=1)
+        start = self._first_of_pack(step, row)
         pack = [
             self.source.image(start + j, still, self._crop(step, row, j)) for j in range(frames)
         ]
         return torch.cat([example.video for example in pack]), tuple(e.caption for e in pack)
+
+    def _first_of_pack(self, step: int, row: int) -> int:
+        train = self.stage.train
+        return (step * train.image_packs + row - train.clips) * self.stills
 
     def _crop(self, step: int, row: int, image: int) -> Crop:
         full, train = self.stage.output, self.stage.train

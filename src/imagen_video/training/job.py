@@ -171,7 +171,7 @@ def fit_text(stage: Stage, mix: Mix, encoder: TextEncoder) -> None:
     captions: set[str] = set()
     for step in range(min(FITTED_STEPS, len(mix))):
         if len(captions) < FITTED_CAPTIONS:
-            captions.update(*mix[step].captions)
+            captions.update(mix.captions(step))
     stage.unet.text_in.fit(torch.cat(encoder(sorted(captions)).rows()).float())
 
 
