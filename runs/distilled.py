@@ -22,6 +22,7 @@ import tyro
 from torch import Tensor
 from tyro.conf import Positional
 
+from imagen_video import presets
 from imagen_video.cascade import Cascade
 from imagen_video.evaluation.evaluate import EvaluationSpec, evaluate, tools_of
 from imagen_video.evaluation.prompts import prompts_of
@@ -152,7 +153,7 @@ def train(guidance: str, stage: str, options: Options) -> bool:
     job = JobSpec(stage=stage, out=out, device=options.device)
     run = RunSpec(minutes=options.minutes, workers=options.workers)
     last = None
-    for last in distill(Cascade.from_pretrained(whole).spec, first, job, spec, run):
+    for last in distill(presets.find(str(whole)), first, job, spec, run):
         print(guidance, stage, last.name, f"{last.before:.5f} -> {last.after:.5f}", flush=True)
     if last is None or not last.last:
         return False
@@ -225,7 +226,7 @@ class Table:
     def targets(self) -> tuple[Target, Target]:
         """Frames and clips of the reference."""
         first = row_folder("constant", "undistilled", self.options)
-        format = Cascade.from_pretrained(self.options.model).spec.stage(self.options.until).output
+        format = presets.find(self.options.model).stage(self.options.until).output
         place = first / "records" / "reference" / size_of(spaced_format(format))
         paths = sorted(place.glob("*.safetensors"))
         features = Features.of([Record.load(path) for path in paths])
@@ -246,7 +247,7 @@ class Table:
             every = [Record.load(path) for at in stages for path in at.glob("*.safetensors")]
             seconds = sum(r.facts["seconds"] for r in every) / len(records)
             name = folder.name.removeprefix(f"{self.options.until}-")
-            whole = Cascade.from_pretrained(self.options.out / "cascades" / name).spec
+            whole = presets.find(str(self.options.out / "cascades" / name))
             flops = float(sum(r.flops for r in describe(whole) if r.stage in settings["stages"]))
         fits = [score(r.aligned, self.captions[i]) for r, i in zip(records, own, strict=True)]
         hits = [
