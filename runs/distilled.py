@@ -11,7 +11,6 @@ is that to the undistilled row of the same guidance, its interval from prompts d
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Literal
 
 import torch
 import tyro
+from paired import Paired, Row
 from torch import Tensor
 from tyro.conf import Positional
 
@@ -46,8 +46,6 @@ DISTILLED = {"undistilled": (), "SR distilled": STAGES[1:], "all distilled": STA
 WEIGHTS = (0.0, 6.0)
 """Students are told weights from this range: mini is guided by 3."""
 REFERENCE, GUIDED, STUDENT = "reference.safetensors", "guided", "student"
-DRAWS, FEWER = 1000, 50
-"""Draws of prompts for the interval of a mean, and for that of a distance."""
 
 
 @dataclass
@@ -194,18 +192,6 @@ def measure(guidance: str, row: str, options: Options) -> None:
     evaluate(cascade_of(guidance, row, options), spec, row_folder(guidance, row, options))
 
 
-@dataclass(frozen=True)
-class Row:
-    """What is known of each video of a row, and of their distribution."""
-
-    fits: Tensor
-    hits: Tensor
-    frames: Tensor
-    clips: Tensor
-    seconds: float
-    flops: float
-
-
 @dataclass
 class Table:
     """Rows over the same prompts, seed after seed."""
@@ -223,15 +209,16 @@ class Table:
         return aligner.prompts(self.texts)
 
     @cached_property
-    def targets(self) -> tuple[Target, Target]:
-        """Frames and clips of the reference."""
+    def paired(self) -> Paired:
+        """How rows are compared: by the reference's frames and clips."""
         first = row_folder("constant", "undistilled", self.options)
         format = presets.find(self.options.model).stage(self.options.until).output
         place = first / "records" / "reference" / size_of(spaced_format(format))
         paths = sorted(place.glob("*.safetensors"))
         features = Features.of([Record.load(path) for path in paths])
         frames, clips = features.frames.flatten(0, 1), features.clips
-        return Target(Moments.of(frames)), Target(Moments.of(clips))
+        targets = Target(Moments.of(frames)), Target(Moments.of(clips))
+        return Paired(*targets, self.options.count, self.options.seeds)
 
     def row(self, folder: Path, kind: str = "cascade") -> Row | None:
         """Of the samples of an evaluation, or of its true clips; None until it is finished."""
@@ -262,41 +249,6 @@ class Table:
             flops,
         )
 
-    def measures(self, row: Row) -> dict[str, tuple[Callable[[Tensor], float], int]]:
-        """Each as a function of which videos are taken, and how often they are drawn again."""
-        frames, clips = self.targets
-        return {
-            "fit": (lambda i: row.fits[i].mean().item(), DRAWS),
-            "R-precision": (lambda i: row.hits[i].mean().item(), DRAWS),
-            "FID": (lambda i: frames.of(row.frames[i].flatten(0, 1)), FEWER),
-            "FVD": (lambda i: clips.of(row.clips[i]), FEWER),
-        }
-
-    def line(self, name: str, row: Row, teacher: Row | None) -> list[str]:
-        """The cells of a row: values, and differences to the teacher with their intervals."""
-        cells, every = [name], torch.arange(len(row.fits))
-        before = self.measures(teacher) if teacher else {}
-        for what, (statistic, draws) in self.measures(row).items():
-            cell = f"{statistic(every):.4g}"
-            if what in before:
-                other = before[what][0]
-                apart = statistic(every) - other(every)
-                half = 1.96 * self._spread(lambda i, s=statistic, o=other: s(i) - o(i), draws)
-                cell += f" ({apart:+.3g} ± {half:.2g})"
-            cells.append(cell)
-        cost = [f"{row.seconds:.1f}", f"{row.flops / 1e12:.2f}"] if row.flops else ["", ""]
-        return cells + cost
-
-    def _spread(self, difference: Callable[[Tensor], float], draws: int) -> float:
-        """Standard deviation over prompts drawn again, with all of their seeds."""
-        generator, count = torch.Generator().manual_seed(0), self.options.count
-        place = torch.arange(count * self.options.seeds).view(-1, count)
-        found = [
-            difference(place[:, torch.randint(count, (count,), generator=generator)].flatten())
-            for _ in range(draws)
-        ]
-        return torch.tensor(found, dtype=torch.float64).std().item()
-
 
 def report(options: Options) -> str:
     """The table as Markdown, of the rows that are measured; also into table.md."""
@@ -306,12 +258,12 @@ def report(options: Options) -> str:
         for name in DISTILLED:
             row = table.row(row_folder(guidance, name, options))
             if row is not None:
-                lines.append(table.line(f"{guidance}, {name}", row, teacher))
+                lines.append(table.paired.line(f"{guidance}, {name}", row, teacher))
             if name == "undistilled":
                 teacher = row
     truth = table.row(row_folder("constant", "undistilled", options), "truth")
     if truth is not None:
-        lines.append(table.line("ground truth", truth, None))
+        lines.append(table.paired.line("ground truth", truth, None))
     head = ["", "fit (proxy)", "R-precision, %", "FID (proxy)", "FVD (proxy)", "s", "TFLOP"]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
     options.out.mkdir(parents=True, exist_ok=True)
