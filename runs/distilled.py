@@ -65,6 +65,8 @@ class Options:
     """Optimizer steps a round."""
     batch: int = 1
     """Batches so many times those of mini's training."""
+    echoes: int = 1
+    """Steps that show the same batch, for devices that learn faster than stickers are drawn."""
     learning_rate: float = 3e-4
     minutes: float | None = None
     """Stop training a stage early."""
@@ -103,7 +105,7 @@ def teacher(guidance: str, options: Options) -> Path:
     folder = options.out / "teachers" / guidance
     if not (folder / "cascade.json").exists():
         mini = Cascade.from_pretrained(options.model, dtype=torch.float32)
-        specs = [_taught(stage, guidance, options.batch) for stage in mini.spec.stages]
+        specs = [_taught(stage, guidance, options) for stage in mini.spec.stages]
         stages = [Stage(spec, own.unet) for spec, own in zip(specs, mini.stages, strict=True)]
         save(mini, stages, folder)
     return folder
@@ -115,9 +117,14 @@ def save(cascade: Cascade, stages: list[Stage], folder: Path) -> None:
     Cascade(spec, stages, cascade.encoder).save_pretrained(folder, dtype=torch.bfloat16)
 
 
-def _taught(spec: StageSpec, guidance: str, batch: int) -> StageSpec:
-    train, sampler = spec.train, spec.sampler
-    train = replace(train, clips=batch * train.clips, image_packs=batch * train.image_packs)
+def _taught(spec: StageSpec, guidance: str, options: Options) -> StageSpec:
+    train, sampler, batch = spec.train, spec.sampler, options.batch
+    train = replace(
+        train,
+        clips=batch * train.clips,
+        image_packs=batch * train.image_packs,
+        echoes=options.echoes,
+    )
     if guidance == "oscillating" and sampler.guidance.on:
         changed = oscillating(sampler.guidance, sampler.num_steps)
         sampler = replace(sampler, guidance=changed)

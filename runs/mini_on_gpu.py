@@ -14,20 +14,18 @@ base and 4.6 for the six others, side by side (docs/log.md).
 
 import argparse
 import time
-from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from imagen_video import presets
-from imagen_video.data.mix import Batch, Mix
+from imagen_video.data.mix import Mix
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.distributed import Ranks
-from imagen_video.spec import StageSpec, TextSpec
+from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage
-from imagen_video.text.encoder import TextEmbedding, load_encoder
+from imagen_video.text.encoder import load_encoder
 from imagen_video.training.engine import initialise_from
 from imagen_video.training.job import fit_text
 from imagen_video.training.run import RunSpec
@@ -50,38 +48,6 @@ BATCHES = {
 }
 
 
-class Echo(Mix):
-    """Every batch ECHOES times. Worker w of `workers` makes steps w, w + workers, ...: its
-    neighbours there are the same batch."""
-
-    workers = 1
-    kept: tuple[int, Batch] | None = None
-
-    def __getitem__(self, step: int) -> Batch:
-        turn, worker = divmod(step, self.workers)
-        wanted = (turn // ECHOES) * self.workers + worker
-        if self.kept is None or self.kept[0] != wanted:
-            self.kept = (wanted, super().__getitem__(wanted))
-        return self.kept[1]
-
-
-class Remembering:
-    """An encoder that remembers the last lists of prompts: echoes ask for them again."""
-
-    def __init__(self, text: TextSpec, device: str, size: int):
-        self.inner, self.size = load_encoder(text, dtype=torch.bfloat16, device=device), size
-        self.name, self.dim, self.length = self.inner.name, self.inner.dim, self.inner.length
-        self.held: OrderedDict[tuple[str, ...], TextEmbedding] = OrderedDict()
-
-    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        key = tuple(prompts)
-        if key not in self.held:
-            self.held[key] = self.inner(prompts)
-            while len(self.held) > self.size:
-                self.held.popitem(last=False)
-        return self.held[key]
-
-
 class Timed(Trainer):
     """Trains for the minutes of its run."""
 
@@ -99,7 +65,13 @@ def stage_spec(name: str) -> StageSpec:
     spec = presets.mini().stage(name)
     clips, packs = BATCHES[name]
     train = replace(
-        spec.train, clips=clips, image_packs=packs, learning_rate=RATE, steps=1_000_000, ema=0.998
+        spec.train,
+        clips=clips,
+        image_packs=packs,
+        echoes=ECHOES,
+        learning_rate=RATE,
+        steps=1_000_000,
+        ema=0.998,
     )
     return replace(spec, train=train)
 
@@ -110,9 +82,8 @@ def train(name: str, wanted: argparse.Namespace) -> None:
     stage = Stage(spec)
     if wanted.init_from is not None:
         initialise_from(stage, wanted.init_from / name)
-    Echo.workers = wanted.workers
-    mix = Echo(StickerSource(SEED), spec, seed=SEED, steps=spec.train.steps)
-    encoder = Remembering(text, wanted.device, size=2 * wanted.workers)
+    mix = Mix(StickerSource(SEED), spec, seed=SEED, steps=spec.train.steps)
+    encoder = load_encoder(text, dtype=torch.bfloat16, device=wanted.device)
     if wanted.init_from is None:
         fit_text(stage, mix, encoder)
     run = RunSpec(

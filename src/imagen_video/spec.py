@@ -62,6 +62,8 @@ class TrainSpec:
     A batch holds `clips` videos and `image_packs` sequences of independent images. `frames` and
     `crop` (height, width) shorten and crop what the stage sees; None is the whole clip. With a
     `stride` a base sees every n-th frame of a clip: motion is learned from n times as many clips.
+    Every batch is shown in `echoes` steps, with other noise (data echoing, Choi et al. 2019): for
+    devices that learn faster than data is made.
     """
 
     steps: int
@@ -69,6 +71,7 @@ class TrainSpec:
     image_packs: int = 0
     frames: int | None = None
     stride: int = 1
+    echoes: int = 1
     crop: tuple[int, int] | None = None
     learning_rate: float = 1e-4
     warmup: int = 1000
@@ -81,7 +84,7 @@ class TrainSpec:
 
     def __post_init__(self):
         require_known_words(self)
-        for name in ("steps", "stride", "learning_rate", "grad_clip"):
+        for name in ("steps", "stride", "echoes", "learning_rate", "grad_clip"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
         for name in ("clips", "image_packs", "warmup", "cooldown", "weight_decay"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")

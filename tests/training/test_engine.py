@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 import torch
 
 from imagen_video import presets
-from imagen_video.data.mix import Mix
+from imagen_video.data.mix import Batch, Mix, batches
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.text.encoder import load_encoder
 from imagen_video.training.ahead import ahead, make_ready
@@ -40,6 +42,27 @@ def test_batches_come_in_order_with_the_captions_of_their_frames(encoder, device
             assert torch.equal(ready.cond.text_mask[row].cpu(), alone.mask)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("start", [0, 2, 3])
+def test_echoes_show_every_batch_again_wherever_a_run_begins(start, workers):
+    spec = replace(BASE, train=replace(BASE.train, echoes=3))
+    mix = Mix(StickerSource(0), spec, seed=0, steps=7)
+    with closing(batches(mix, start=start, workers=workers)) as loader:
+        shown = list(loader)
+    assert len(shown) == 7 - start
+    for step, batch in enumerate(shown, start):
+        assert torch.equal(batch.video, mix[step // 3].video)
+        assert mix.position(step + 1)["stickers"].clips == (step // 3 + 1) * spec.train.clips
+
+
+def test_what_comes_again_is_made_ready_once():
+    made: list[Batch] = []
+    mix = Mix(StickerSource(0), BASE, seed=0, steps=2)
+    echoed = [mix[0]] * 3 + [mix[1]] * 2
+    assert list(ahead(iter(echoed), made.append, torch.device("cpu"))) == [None] * 5
+    assert made == [echoed[0], echoed[3]]
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_goes_wrong_ahead_is_told(device):
     def broken(batch):
@@ -63,7 +86,7 @@ COMPILED = """
 import json, torch
 from torch._dynamo.utils import counters
 from imagen_video import presets
-from imagen_video.data.mix import Mix
+from imagen_video.data.mix import Batch, Mix, batches
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.objective import Draws
 from imagen_video.stage import Stage

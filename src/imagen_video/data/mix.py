@@ -108,9 +108,10 @@ class Mix(Dataset):
                     yield self.source.image(index, still, pixel).caption
 
     def position(self, step: int) -> dict[str, Position]:
-        """Where every source stands before batch `step`."""
+        """Where every source stands before step `step`."""
         train = self.stage.train
-        return self.source.position(step * train.clips, step * train.image_packs * self.stills)
+        drawn = -(-step // train.echoes)
+        return self.source.position(drawn * train.clips, drawn * train.image_packs * self.stills)
 
     def _pack(self, step: int, row: int, frames: int) -> tuple[Tensor, tuple[str, ...]]:
         """Independent images in a sequence of the clip's length, with a caption each."""
@@ -167,16 +168,22 @@ def _deaf(worker: int) -> None:
 
 
 def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
-    """The batches from `start` on, rendered ahead in worker processes; to be closed."""
+    """The batch of every step from `start` on, rendered ahead in worker processes; to be closed.
+
+    Echoes are one batch after the other, and the same object.
+    """
+    echoes = mix.stage.train.echoes
+    drawn = range(start // echoes, -(-mix.steps // echoes))
     loader = DataLoader(
         _Answers(mix),
         batch_size=None,
-        sampler=range(start, mix.steps),
+        sampler=drawn,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_deaf,
     )
-    for batch in loader:
+    for number, batch in zip(drawn, loader, strict=True):
         if isinstance(batch, Exception):
             raise batch
-        yield batch
+        steps = range(number * echoes, min((number + 1) * echoes, mix.steps))
+        yield from (batch for step in steps if step >= start)

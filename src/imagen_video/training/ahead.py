@@ -4,6 +4,7 @@ where a GPU computes it."""
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -44,11 +45,12 @@ def make_ready(batch: Batch, encoder: TextEncoder, device: torch.device) -> Read
 def ahead(
     loader: Iterator[Batch], prepare: Callable[[Batch], T], device: torch.device
 ) -> Generator[T]:
-    """Every batch prepared; to be closed before the loader.
+    """Every batch prepared, those that come again only once; to be closed before the loader.
 
     On a GPU a thread prepares the next one on a stream of its own while the step runs. A CPU has
     no core to spare for that: two programs on its cores would stop each other.
     """
+    prepare = lru_cache(maxsize=1)(prepare)
     if device.type != "cuda":
         yield from map(prepare, loader)
         return
