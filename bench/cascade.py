@@ -1,7 +1,7 @@
 """One forward pass of every stage at its full format: time, achieved FLOP/s, peak memory; or a
 whole run.
 
-    python bench/cascade.py [--preset mini] [--rounds N] [--json FILE]
+    python bench/cascade.py [--preset mini] [--rounds N] [--json FILE] [--device cuda] [--graphs]
     python bench/cascade.py --prompt "a cat" [--model mini] [--until STAGE] [--json FILE]
 
 With a prompt it runs a trained cascade from text to mp4 and shows what every stage's seconds go
@@ -9,7 +9,9 @@ into: calls of the network, and beside them conditioning, noise, the sampler's m
 
 Without one: bfloat16 weights, one unguided call, as in sampling. A stage that samples in windows of
 frames is measured on one inner window, with the neighbouring frames it reads. Every stage runs in a
-process of its own, whose peak memory counts the interpreter and PyTorch (about 0.25 GiB) too.
+process of its own, whose peak memory counts the interpreter and PyTorch (about 0.25 GiB) too; on a
+GPU it is what the allocator gave out. With `--graphs` a GPU replays the call as a CUDA graph.
+`--preset bench/cascade.py:billions` are the paper's networks at half their widths.
 """
 
 import argparse
@@ -20,9 +22,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +37,26 @@ from imagen_video.diffusion.sampler import Noise
 from imagen_video.info import describe, flops_per_call
 from imagen_video.memory import keep_freed_memory
 from imagen_video.sampling import SampleSpec
-from imagen_video.spec import StageSpec
+from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.weights import working_dtype
 
 TOKENS = 32
+WINDOWS = {"tsr2": 16, "tsr3": 16, "ssr3": 4}
+"""Frames that a card of 80 GB has room for, of the largest stages of `billions`."""
+
+
+def billions() -> CascadeSpec:
+    """The paper's cascade with networks half as wide."""
+    whole = presets.paper()
+    stages = []
+    for stage in whole.stages:
+        unet = replace(stage.unet, widths=tuple(width // 2 for width in stage.unet.widths))
+        sampler = replace(stage.sampler, window=WINDOWS.get(stage.name))
+        stages.append(replace(stage, unet=unet, sampler=sampler))
+    return replace(whole, name="billions", stages=tuple(stages))
 
 
 @dataclass(frozen=True)
@@ -66,18 +81,19 @@ def conditioning(spec: StageSpec, frames: int) -> Conditioning:
     return Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
 
 
-def measure(spec: StageSpec, rounds: int) -> Row:
-    """One stage in this process."""
+def measure(spec: StageSpec, rounds: int, *, graphs: bool) -> Row:
+    """One stage in this process, on the default device."""
     keep_freed_memory()
     torch.manual_seed(0)
     window = spec.sampler.window or spec.output.frames
     around = spec.unet.temporal_reach if window < spec.output.frames else 0
     frames, inner = window + 2 * around, slice(around, around + window)
-    unet = build_unet(spec).to(torch.bfloat16).eval()
+    unet = build_unet(spec, device=torch.get_default_device()).to(torch.bfloat16).eval()
     cond, high = conditioning(spec, frames), spec.output
     z, logsnr = torch.randn(1, frames, 3, *high.size), torch.zeros(1)
     with torch.inference_mode():
-        taken = seconds(lambda: unet(z, logsnr, cond, inner), repeats=rounds)
+        call = replayed(lambda: unet(z, logsnr, cond, inner), graphs)
+        taken = seconds(call, repeats=rounds)
     return Row(
         stage=spec.name,
         video=f"{frames}x{high.height}x{high.width}",
@@ -88,10 +104,23 @@ def measure(spec: StageSpec, rounds: int) -> Row:
     )
 
 
-def measure_apart(preset: str, stage: str, rounds: int) -> Row:
+def replayed(call: Callable[[], Any], graphs: bool) -> Callable[[], Any]:
+    """The call as a CUDA graph, if asked for."""
+    if not graphs:
+        return call
+    with torch.cuda.stream(torch.cuda.Stream()):  # libraries choose their kernels on the first
+        call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def measure_apart(wanted: argparse.Namespace, stage: str) -> Row:
     """One stage in a process of its own."""
-    command = [sys.executable, __file__, "--preset", preset, "--stage", stage]
-    command += ["--rounds", str(rounds)]
+    command = [sys.executable, __file__, "--preset", wanted.preset, "--stage", stage]
+    command += ["--rounds", str(wanted.rounds), "--device", wanted.device]
+    command += ["--graphs"] if wanted.graphs else []
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Row(**json.loads(output))
 
@@ -229,7 +258,9 @@ def summed(rows: list[Spent]) -> Spent:
 
 
 def peak() -> int:
-    """The largest memory of this process so far."""
+    """The largest memory of this process so far, on a GPU of its tensors there."""
+    if torch.get_default_device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -242,10 +273,14 @@ def main() -> None:
     parser.add_argument("--model", default="mini", help="the cascade of a whole run")
     parser.add_argument("--until", help="the last stage of a whole run")
     parser.add_argument("--stage", help="this stage alone, in this process, as a line of JSON")
+    parser.add_argument("--device", default="cpu", help="of the calls; a whole run takes the CPU")
+    parser.add_argument("--graphs", action="store_true", help="replay calls as CUDA graphs")
     wanted = parser.parse_args()
+    torch.set_default_device(wanted.device)
     spec = presets.find(wanted.preset)
     if wanted.stage:
-        print(json.dumps(vars(measure(spec.stage(wanted.stage), wanted.rounds))))
+        row = measure(spec.stage(wanted.stage), wanted.rounds, graphs=wanted.graphs)
+        print(json.dumps(vars(row)))
         return
     if wanted.prompt:
         keep_freed_memory()
@@ -253,7 +288,7 @@ def main() -> None:
         rows = whole_run(wanted.model, wanted.prompt, wanted.until)
     else:
         dtype = torch.bfloat16
-        rows = [measure_apart(wanted.preset, stage.name, wanted.rounds) for stage in spec.stages]
+        rows = [measure_apart(wanted, stage.name) for stage in spec.stages]
     rates = {str(dtype).removeprefix("torch."): ceilings(dtype)}
     ceiling = max(rate for found in rates.values() for rate in found.values())
     print(machine(), *ceiling_lines(rates), "", sep="\n")
