@@ -105,16 +105,9 @@ def teacher(guidance: str, options: Options) -> Path:
     folder = options.out / "teachers" / guidance
     if not (folder / "cascade.json").exists():
         mini = Cascade.from_pretrained(options.model, dtype=torch.float32)
-        specs = [_taught(stage, guidance, options) for stage in mini.spec.stages]
-        stages = [Stage(spec, own.unet) for spec, own in zip(specs, mini.stages, strict=True)]
-        save(mini, stages, folder)
+        stages = [Stage(_taught(own.spec, guidance, options), own.unet) for own in mini.stages]
+        mini.with_stages(*stages).save_pretrained(folder, dtype=torch.bfloat16)
     return folder
-
-
-def save(cascade: Cascade, stages: list[Stage], folder: Path) -> None:
-    """The cascade with these stages."""
-    spec = replace(cascade.spec, stages=tuple(stage.spec for stage in stages))
-    Cascade(spec, stages, cascade.encoder).save_pretrained(folder, dtype=torch.bfloat16)
 
 
 def _taught(spec: StageSpec, guidance: str, options: Options) -> StageSpec:
@@ -174,14 +167,14 @@ def row_folder(guidance: str, row: str, options: Options) -> Path:
 def cascade_of(guidance: str, row: str, options: Options) -> Path:
     """The folder of a row's cascade, made of the teacher's and the students that there are."""
     whole = Cascade.from_pretrained(teacher(guidance, options), dtype=torch.float32)
-    stages = list(whole.stages)
+    students = []
     for name in DISTILLED[row]:
         found = student(guidance, name, options) / STUDENT
         if not found.exists():
             raise ValueError(f"no student of {name} with {guidance} guidance at {found}: train it")
-        stages[whole.spec.index(name)] = load_stage(found, dtype=torch.float32)
+        students.append(load_stage(found, dtype=torch.float32))
     folder = options.out / "cascades" / f"{guidance}-{row}".replace(" ", "-")
-    save(whole, stages, folder)
+    whole.with_stages(*students).save_pretrained(folder, dtype=torch.bfloat16)
     return folder
 
 

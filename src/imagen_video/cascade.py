@@ -1,6 +1,7 @@
 """The whole cascade: a prompt in, a video out, one stage after the other."""
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from imagen_video import __version__
+from imagen_video.diffusion.guidance import guidance_weights
 from imagen_video.files import replacing
 from imagen_video.sampling import (
     Low,
@@ -62,16 +64,17 @@ class Cascade:
         ]
         return cls(spec, stages, load_keeping(spec.text))
 
-    def with_sampler(self, name: str, sampler: SamplerSpec) -> "Cascade":
-        """The same weights, one stage sampled otherwise."""
-        stages = [
-            Stage(replace(stage.spec, sampler=sampler), stage.unet)
-            if stage.spec.name == name
-            else stage
-            for stage in self.stages
-        ]
+    def with_stages(self, *others: Stage) -> "Cascade":
+        """The cascade with these in the places of the stages of their names."""
+        by_name = {stage.spec.name: stage for stage in others}
+        stages = [by_name.get(stage.spec.name, stage) for stage in self.stages]
         spec = replace(self.spec, stages=tuple(stage.spec for stage in stages))
         return Cascade(spec, stages, self.encoder)
+
+    def with_sampler(self, name: str, sampler: SamplerSpec) -> "Cascade":
+        """The same weights, one stage sampled otherwise."""
+        stage = self.stages[self.spec.index(name)]
+        return self.with_stages(Stage(replace(stage.spec, sampler=sampler), stage.unet))
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write cascade.json and a folder a stage."""
@@ -232,10 +235,29 @@ def _check_wishes(stages: list[Stage], wanted: SampleSpec, low_frames: int | Non
             span = "be at least 1" if low_frames is None else f"lie in 1..{most}"
             raise ValueError(f"num_frames must {span}, got {wanted.num_frames}")
     guided = [stage for stage in stages if override(stage.spec.sampler, wanted).guidance.on]
-    if wanted.negative_prompt and not guided:
+    for stage in guided:
+        sampler = override(stage.spec.sampler, wanted)
+        stage.spec.refuse_unlearned(
+            guidance_weights(sampler.guidance, sampler.num_steps, stage.schedule)
+        )
+    if wanted.negative_prompt:
+        _check_negative(guided)
+
+
+def _check_negative(guided: list[Stage]) -> None:
+    """ValueError where no stage takes a negative prompt, a warning where some do not."""
+    if not guided:
         raise ValueError("a negative prompt needs guidance, which is off in every stage that runs")
-    for stage in guided if wanted.negative_prompt else ():
-        stage.refuse_negative()
+    learned = [stage for stage in guided if stage.spec.unet.guided]
+    if len(learned) == len(guided):
+        learned[0].spec.refuse_negative()
+    if learned:
+        names = ", ".join(stage.spec.name for stage in learned)
+        warnings.warn(
+            f"the negative prompt is not read by {names}: what has learned guidance is guided away "
+            "from the empty caption",
+            stacklevel=5,
+        )
 
 
 def _frames_out(stages: list[Stage], wanted: int | None, before: int | None) -> int:

@@ -99,8 +99,8 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
     per_call = flops_per_call(unet, spec, part, tokens) * frames // part
     steps, schedule = spec.sampler.num_steps, CosineSchedule(shift=spec.logsnr_shift)
     weights = guidance_weights(spec.sampler.guidance, steps, schedule)
-    guided = any(weights)
-    calls = sum(2 if weight else 1 for weight in weights)
+    guided = any(weights) and not spec.unet.guided  # what has learned guidance takes one call
+    calls = sum(2 if weight and guided else 1 for weight in weights)
     # Windows compute a part of the frames that they share with their neighbours twice.
     whole, window = per_call, spec.sampler.window
     if window:

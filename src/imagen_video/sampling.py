@@ -110,7 +110,8 @@ def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[
         text = TextEmbedding(run.text.tokens[rows], run.text.mask[rows])
         return stage.conditioning(text, frames=frames, low=small, noise=noise, sample=run.sample)
 
-    negative = len(run.text.tokens) > 1 and sampler.guidance.on
+    takes_negative = sampler.guidance.on and not spec.unet.guided
+    negative = len(run.text.tokens) > 1 and takes_negative
     with torch.inference_mode():
         steps = stage.sample_steps(
             conditioning(0),

@@ -1,5 +1,6 @@
 """The cascade as data: frozen specs, checked when built; `spec_json` saves them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -130,6 +131,26 @@ class StageSpec:
                 self.unet.temporal == "conv",
                 f"stage {self.name!r}: a window needs temporal convolutions, not attention",
             )
+
+    def refuse_negative(self) -> None:
+        """ValueError where the network has learned guidance."""
+        if self.unet.guided:
+            raise ValueError(
+                f"stage {self.name!r} has learned guidance away from the empty caption and "
+                "takes no negative prompt: leave it out, or use what the stage was distilled from"
+            )
+
+    def refuse_unlearned(self, weights: Iterable[float]) -> None:
+        """ValueError for weights that a network that has learned guidance has not been told."""
+        if self.unet.guided is None:
+            return
+        least, most = self.unet.guided
+        for weight in weights:
+            if not least <= weight <= most:
+                raise ValueError(
+                    f"stage {self.name!r} has learned guidance weights {least:g} to {most:g}, "
+                    f"got {weight:g}"
+                )
 
     def _check_sizes(self, height: int, width: int, *, what: str) -> None:
         multiple = self.unet.multiple

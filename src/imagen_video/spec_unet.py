@@ -28,7 +28,8 @@ class UNetSpec:
     with the text's keys and values joined in, `cross_levels` cross-attention to the text alone.
     `temporal` mixes frames after every block of `temporal_levels`. `patch` folds p x p pixels into
     channels before the first convolution. `norm="layer"` does not see how large the frame is. A
-    `guided` network is told a guidance weight and answers as its teacher does under that guidance.
+    network `guided` from the least to the most weight has learned guidance: it is told a weight,
+    and answers as its teacher does under that guidance.
     """
 
     widths: tuple[int, ...]
@@ -43,7 +44,7 @@ class UNetSpec:
     text_dim: int = 384
     norm: Literal["group", "layer"] = "group"
     predicts: Literal["v", "x", "eps"] = "v"
-    guided: bool = False
+    guided: tuple[float, float] | None = None
 
     def __post_init__(self):
         require_known_words(self)

@@ -209,14 +209,6 @@ class Stage:
         """One frame was trained as an image, on the schedule of images."""
         return self.schedule if cond.is_video.all() else self.image_schedule
 
-    def refuse_negative(self) -> None:
-        """ValueError where the network has learned guidance."""
-        if self.spec.unet.guided:
-            raise ValueError(
-                f"stage {self.spec.name!r} has learned guidance away from the empty caption and "
-                "takes no negative prompt: leave it out, or use what the stage was distilled from"
-            )
-
     def denoisers(
         self,
         cond: Conditioning,
@@ -232,9 +224,10 @@ class Stage:
             rule = dynamic_threshold(sampler.percentile)
         schedule = self._sampled_on(cond)
         weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
+        self.spec.refuse_unlearned(weights)
         if self.spec.unet.guided:
             if negative is not None:
-                self.refuse_negative()
+                self.spec.refuse_negative()
 
             def told(weight: float) -> Denoiser:
                 each = torch.full((len(cond.text),), weight, device=self.device)

@@ -15,6 +15,7 @@ from imagen_video.diffusion.guidance import guidance_weights, guided
 from imagen_video.diffusion.objective import Draws
 from imagen_video.diffusion.sampler import Noise
 from imagen_video.diffusion.schedule import step_times
+from imagen_video.info import describe
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec, StageSpec
 from imagen_video.stage import Stage, build_unet
@@ -43,7 +44,7 @@ def sampled(stage: Stage, guidance: GuidanceSpec) -> Stage:
 
 def learned(stage: Stage) -> Stage:
     """A random network that reads its weight, as one that has learned guidance."""
-    spec = replace(stage.spec, unet=replace(stage.spec.unet, guided=True))
+    spec = replace(stage.spec, unet=replace(stage.spec.unet, guided=(0.0, 15.0)))
     unet = build_unet(spec)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -178,12 +179,40 @@ def test_a_student_samples_in_one_call_a_step_told_its_weight(base):
         next(stage.sample_steps(cond, shape, Noise(0), negative=cond.without_text()))
 
 
-def test_a_negative_prompt_is_refused_before_work_is_done(tiny):
-    stages = [sampled(learned(tiny.stages[0]), GuidanceSpec(weight=2.0)), *tiny.stages[1:]]
-    spec = replace(tiny.spec, stages=tuple(stage.spec for stage in stages))
-    cascade = Cascade(spec, stages, tiny.encoder)
+@pytest.fixture(scope="module")
+def taught(tiny) -> Cascade:
+    """A cascade whose base has learned guidance, and whose TSR-1 has not."""
+    return tiny.with_stages(sampled(learned(tiny.stages[0]), GuidanceSpec(weight=2.0)))
+
+
+def test_a_negative_prompt_is_refused_where_nothing_reads_it(taught):
+    wanted = SampleSpec(negative_prompt="a dog", until="base")
     with pytest.raises(ValueError, match="'base' has learned guidance"):
-        next(cascade.stream(["a cat"], SampleSpec(negative_prompt="a dog")))
+        next(taught.stream(["a cat"], wanted))
+
+
+def test_a_negative_prompt_is_read_where_it_can_be(taught):
+    def made(negative: str) -> dict[str, torch.Tensor]:
+        wanted = SampleSpec(negative_prompt=negative, until="tsr1")
+        steps = taught.stream(["a cat"], wanted)
+        return {p.stage: p.video for p in steps if p.video is not None}
+
+    plain = made("")
+    with pytest.warns(UserWarning, match="not read by base: what has learned guidance"):
+        told = made("a dog")
+    assert torch.equal(plain["base"], told["base"])
+    assert not torch.equal(plain["tsr1"], told["tsr1"])
+
+
+def test_weights_that_were_not_learned_are_refused_before_work_is_done(taught):
+    with pytest.raises(ValueError, match="'base' has learned guidance weights 0 to 15, got 16"):
+        next(taught.stream(["a cat"], SampleSpec(guidance=16.0)))
+
+
+def test_a_network_that_has_learned_guidance_is_counted_once_a_step(tiny, taught):
+    (twice, *_), (once, *_) = describe(tiny.spec), describe(taught.spec)
+    assert (twice.guided, once.guided) == (True, False)
+    assert (twice.calls, once.calls) == (2 * twice.steps, once.steps)
 
 
 def test_lessons_that_a_teacher_cannot_give(base):
@@ -193,6 +222,9 @@ def test_lessons_that_a_teacher_cannot_give(base):
         Lesson().spec(sampled(base, GuidanceSpec()).spec, base.spec.train)
     with pytest.raises(ValueError, match="has learned guidance already"):
         Lesson().spec(learned(base).spec, base.spec.train)
+    with pytest.raises(ValueError, match="learned guidance weights 0 to 15: its student cannot"):
+        wider = Lesson(steps=4, weights=(0.0, 20.0))
+        wider.spec(sampled(learned(base), OSCILLATING).spec, base.spec.train)
     with pytest.raises(ValueError, match=r"got 5\.0, 1\.0"):
         Lesson(weights=(5.0, 1.0))
     with pytest.raises(ValueError, match="give the student a divisor of them"):

@@ -177,10 +177,8 @@ def put_in_place(cascade: str, student: Path, out: Path) -> None:
     """Save a cascade with a student in the place of its teacher."""
     if not _first():
         return
-    whole, stage = Cascade.from_pretrained(cascade), load_stage(student)
-    stages = [stage if one.spec.name == stage.spec.name else one for one in whole.stages]
-    spec = replace(whole.spec, stages=tuple(one.spec for one in stages))
-    Cascade(spec, stages, whole.encoder).save_pretrained(out, dtype=torch.bfloat16)
+    whole = Cascade.from_pretrained(cascade).with_stages(load_stage(student))
+    whole.save_pretrained(out, dtype=torch.bfloat16)
 
 
 def as_table(rounds: Sequence[Round]) -> str:

@@ -63,10 +63,19 @@ class Lesson:
             if unet.guided or not sampler.guidance.on:
                 why = "has learned guidance already" if unet.guided else "is sampled without it"
                 raise ValueError(f"stage {teacher.name!r} teaches no guidance: it {why}")
-            return replace(teacher, unet=replace(unet, guided=True), train=train)
+            return replace(teacher, unet=replace(unet, guided=self.weights), train=train)
         if sampler.guidance.on and not unet.guided:
             raise ValueError(
                 f"stage {teacher.name!r} is guided by two calls a step: distil guidance first"
+            )
+        if (
+            unet.guided
+            and not unet.guided[0] <= self.weights[0] <= self.weights[1] <= unet.guided[1]
+        ):
+            (low, high), (least, most) = self.weights, unet.guided
+            raise ValueError(
+                f"stage {teacher.name!r} has learned guidance weights {least:g} to {most:g}: its "
+                f"student cannot learn {low:g} to {high:g} of it"
             )
         # What varies over the teacher's steps is learned with them.
         absorbed = GuidanceSpec(weight=sampler.guidance.weight)

@@ -224,7 +224,7 @@ class VideoUNet(nn.Module):
                 if cond.lowres is None
                 else "a base stage takes no low-resolution video"
             )
-        if (cond.guidance is None) == self.spec.guided:
+        if (cond.guidance is None) == (self.spec.guided is not None):
             raise ValueError(
                 "this network has learned guidance: tell it the weight"
                 if self.spec.guided
