@@ -43,6 +43,15 @@ def lined(
     ax.errorbar(x, means, yerr=spread if seeds > 1 else None, capsize=2, label=label, **style)
 
 
+def plain(axis: Any, ticks: Sequence[float] | None = None) -> None:
+    """Plain numbers along an axis in powers, at these ticks if given."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def measured(results: Results, arm: str) -> list[dict[str, Any]]:
     return [result["measured"] for result in results[arm].values()]
 
@@ -63,6 +72,7 @@ def prediction(results: Results) -> Any:
                 points.setdefault(result["steps"], []).append(result["measured"][name])
             lined(ax, list(points), list(points.values()), arm)
         ax.set(xlabel="steps", title=name, yscale="log")
+        plain(ax.yaxis)
         ax.legend()
     return figure
 
@@ -151,8 +161,9 @@ def guidance(results: Results) -> Any:
                 line = "-" if threshold == "static" else "--"
                 lined(ax, WEIGHTS, values, f"{kind}, {threshold}", linestyle=line)
         ax.set(xlabel="guidance weight", title=title, xscale="log")
+        plain(ax.xaxis, WEIGHTS)
     truth = [m["truth"]["saturation"] for m in measured(results, "guidance/base")]
-    places[0].axhline(truth[0], color="black", linewidth=0.7)
+    places[0].axhline(truth[0], color="black", linewidth=0.7, label="true clips")
     places[0].legend(fontsize=7)
     return figure
 
