@@ -5,6 +5,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import torch
 
 from imagen_video import __version__
 from imagen_video.diffusion.guidance import guidance_weights
+from imagen_video.distributed import device_of
 from imagen_video.files import replacing
+from imagen_video.info import describe
+from imagen_video.pipeline import Part, shared_out, side_by_side
 from imagen_video.sampling import (
     Low,
     Progress,
@@ -21,7 +26,7 @@ from imagen_video.sampling import (
     SampleSpec,
     override,
     run_in_parts,
-    run_stage,
+    run_stages,
 )
 from imagen_video.spec import CascadeSpec, SamplerSpec
 from imagen_video.spec_json import from_json, to_json
@@ -39,37 +44,55 @@ FAITHFUL = 6.0
 class Cascade:
     """Stages and the text encoder all of them read; sizes and order are in `spec`."""
 
-    def __init__(self, spec: CascadeSpec, stages: Sequence[Stage], encoder: TextEncoder):
+    def __init__(
+        self,
+        spec: CascadeSpec,
+        stages: Sequence[Stage],
+        encoder: TextEncoder,
+        *,
+        lanes: Sequence[int] = (),
+    ):
+        """Stages of different `lanes` (a number each, in order) work on videos of different prompts
+        at once: for stages on different devices. By default there is one lane."""
         if [stage.spec for stage in stages] != list(spec.stages):
             raise ValueError(f"the stages do not match cascade {spec.name!r}")
         self.spec, self.stages, self.encoder = spec, tuple(stages), encoder
+        self.lanes = tuple(lanes) or (0,) * len(self.stages)
 
     @classmethod
     def from_pretrained(
         cls,
         name: str | Path = "mini",
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | Sequence[str] = "cpu",
         dtype: torch.dtype | None = None,
     ) -> "Cascade":
         """Load "mini", which comes with the package, or a folder of `save_pretrained`; in the
-        device's `working_dtype` unless another is asked for."""
+        device's `working_dtype` unless another is asked for.
+
+        Several devices share the stages, each some in a row, and `stream` keeps all of them busy
+        where there is more than one prompt."""
         folder = shipped(str(name)) or Path(name)
         if not (folder / SPEC).is_file():
             raise ValueError(f"no {SPEC} in {folder}: give 'mini' or a folder of save_pretrained")
         spec = from_json(CascadeSpec, (folder / SPEC).read_text())
-        dtype = dtype or working_dtype(device)
+        names = [device] if isinstance(device, str | torch.device) else device
+        places = [device_of(name) for name in names]
+        lanes = [0] * len(spec.stages)
+        if len(places) > 1:
+            lanes = shared_out([row.flops for row in describe(spec)], len(places))
         stages = [
-            load_stage(folder / stage.name, device=device, dtype=dtype) for stage in spec.stages
+            load_stage(folder / stage.name, device=place, dtype=dtype or working_dtype(place))
+            for stage, place in zip(spec.stages, (places[lane] for lane in lanes), strict=True)
         ]
-        return cls(spec, stages, load_keeping(spec.text))
+        return cls(spec, stages, load_keeping(spec.text), lanes=lanes)
 
     def with_stages(self, *others: Stage) -> "Cascade":
         """The cascade with these in the places of the stages of their names."""
         by_name = {stage.spec.name: stage for stage in others}
         stages = [by_name.get(stage.spec.name, stage) for stage in self.stages]
         spec = replace(self.spec, stages=tuple(stage.spec for stage in stages))
-        return Cascade(spec, stages, self.encoder)
+        return Cascade(spec, stages, self.encoder, lanes=self.lanes)
 
     def with_sampler(self, name: str, sampler: SamplerSpec) -> "Cascade":
         """The same weights, one stage sampled otherwise."""
@@ -106,7 +129,8 @@ class Cascade:
         low: Frames | None = None,
         low_fps: float | None = None,
     ) -> Iterator[Progress]:
-        """Sample prompt after prompt, stage after stage; a Progress every step.
+        """Sample prompt after prompt, stage after stage; a Progress every step. With several lanes
+        a stage of one prompt's video runs beside an earlier one of the next, and so do their steps.
 
         The same seed and prompt give the same video in any list; a prompt given n times gives n
         videos. `low` is the video that `wanted.start` begins from, at `low_fps` frames a second
@@ -121,11 +145,18 @@ class Cascade:
             given = Low(low, low_fps or first.input.fps)
         embedding = self.encoder([*prompts, wanted.negative_prompt])
         seen: Counter[str] = Counter()
+        runs = []
         for i, prompt in enumerate(prompts):
             rows = [i, len(prompts)] if wanted.negative_prompt else [i]
             text = TextEmbedding(embedding.tokens[rows], embedding.mask[rows])
-            yield from self._one(stages, Run(i, seen[prompt], wanted, text), given)
+            runs.append(Run(i, seen[prompt], wanted, text))
             seen[prompt] += 1
+        parts = self._parts(stages)
+        if len(parts) > 1:
+            yield from side_by_side(parts, runs, given)
+            return
+        for run in runs:
+            yield from parts[0](run, given)
 
     def plan(self, wanted: SampleSpec, *, low_frames: int | None = None) -> list[Stage]:
         """The stages that a call runs, on a video of `low_frames` frames if it starts from one.
@@ -151,14 +182,15 @@ class Cascade:
         _check_wishes(stages, wanted, low_frames)
         return stages
 
-    def _one(self, stages: list[Stage], run: Run, low: Low | None) -> Iterator[Progress]:
-        for i, stage in enumerate(stages):
-            before = None if low is None else len(low.frames)
-            frames = _frames_out(stages[i:], run.wanted.num_frames, before)
-            for progress in run_stage(stage, run, low, frames):
-                if progress.video is not None:
-                    low = Low(progress.video, progress.fps)
-                yield progress
+    def _parts(self, stages: list[Stage]) -> list[Part]:
+        """The stages of each lane, in order."""
+        parts: list[Part] = []
+        first = 0
+        for _, group in groupby(stages, lambda s: self.lanes[self.spec.index(s.spec.name)]):
+            count = len(list(group))
+            parts.append(partial(run_stages, stages[first:], count))
+            first += count
+        return parts
 
     def upscale(
         self,
@@ -258,14 +290,3 @@ def _check_negative(guided: list[Stage]) -> None:
             "from the empty caption",
             stacklevel=5,
         )
-
-
-def _frames_out(stages: list[Stage], wanted: int | None, before: int | None) -> int:
-    """Frames that the first of `stages` makes, so that the last of them makes `wanted`."""
-    spec = stages[0].spec
-    full = spec.output.frames if before is None else before * spec.time_factor
-    if wanted is None:
-        return full
-    after = math.prod(stage.spec.time_factor for stage in stages[1:])
-    needed = -(-wanted // after)
-    return needed if before is None else min(full, needed)

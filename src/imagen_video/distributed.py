@@ -73,6 +73,15 @@ class Ranks:
             torch.distributed.barrier(group=self.talk)
 
 
+def device_of(name: str | torch.device) -> torch.device:
+    """The device of a name; ValueError for one that is not here."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise ValueError(f"no device {str(name)!r} here ({why}): give cpu, or another") from None
+
+
 @contextmanager
 def started(device: str = "cpu", *, shards: int = 1) -> Iterator[Ranks]:
     """Join the processes that torchrun started; alone where it did not.
@@ -87,7 +96,7 @@ def started(device: str = "cpu", *, shards: int = 1) -> Iterator[Ranks]:
     if ranks % shards:
         raise ValueError(f"{ranks} processes cannot hold a network in {shards} shards each")
     if ranks == 1:
-        yield Ranks(device=torch.device(device))
+        yield Ranks(device=device_of(device))
         return
     kind = torch.device(device).type
     place = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else kind

@@ -1,6 +1,7 @@
 """One stage of one call: what was asked for, what comes back step by step, how it is saved."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,6 +93,28 @@ class Low:
 
     frames: Frames
     fps: float
+
+
+def run_stages(stages: list[Stage], count: int, run: Run, low: Low | None) -> Iterator[Progress]:
+    """The first `count` of the stages that are left."""
+    for i, stage in enumerate(stages[:count]):
+        before = None if low is None else len(low.frames)
+        frames = _frames_out(stages[i:], run.wanted.num_frames, before)
+        for progress in run_stage(stage, run, low, frames):
+            if progress.video is not None:
+                low = Low(progress.video, progress.fps)
+            yield progress
+
+
+def _frames_out(stages: list[Stage], wanted: int | None, before: int | None) -> int:
+    """Frames that the first of `stages` makes, so that the last of them makes `wanted`."""
+    spec = stages[0].spec
+    full = spec.output.frames if before is None else before * spec.time_factor
+    if wanted is None:
+        return full
+    after = math.prod(stage.spec.time_factor for stage in stages[1:])
+    needed = -(-wanted // after)
+    return needed if before is None else min(full, needed)
 
 
 def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[Progress]:

@@ -43,6 +43,8 @@ class Generate:
     """The video that --from begins with."""
     save_stages: bool = False
     """Save every stage's video as it ends."""
+    device: tuple[str, ...] = ("cpu",)
+    """cpu or cuda; several, such as cuda:0 cuda:1, share the stages and work on several prompts."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Upscale:
     steps: int | None = None
     max_frames: int | None = None
     """Only the first frames."""
+    device: str = "cpu"
 
 
 def run_generate(options: Generate) -> None:
@@ -81,7 +84,7 @@ def run_generate(options: Generate) -> None:
         start=options.start,
     )
     keep_freed_memory()
-    cascade = Cascade.from_pretrained(options.model)
+    cascade = Cascade.from_pretrained(options.model, device=options.device)
     frames, fps = (low.frames, low.fps) if low else (None, None)
     last = cascade.plan(wanted, low_frames=None if low is None else len(low.frames))[-1].spec.name
     given = {"input": str(options.input)} if options.input else {}
@@ -107,7 +110,7 @@ def run_upscale(options: Upscale) -> None:
     _probe([options.output])
     clip = read_video(options.video, max_frames=options.max_frames)
     keep_freed_memory()
-    cascade = Cascade.from_pretrained(options.model)
+    cascade = Cascade.from_pretrained(options.model, device=options.device)
     _check_even(clip, [cascade.spec.stage(name).space_factor for name in options.stages])
     steps = cascade.upscale(
         clip.frames,
@@ -170,14 +173,14 @@ def _with_bars(steps: "Iterator[Progress]") -> "Iterator[Progress]":
     """The same progress, shown as one bar a stage."""
     from tqdm import tqdm
 
-    bar = None
+    bars: dict[tuple[int, str], tqdm] = {}
     for progress in steps:
+        key = progress.prompt, progress.stage
         if progress.step == 0:
-            bar = tqdm(total=progress.num_steps, desc=f"{progress.stage:>5}", unit="step")
-        assert bar is not None
-        bar.update()
+            bars[key] = tqdm(total=progress.num_steps, desc=f"{progress.stage:>5}", unit="step")
+        bars[key].update()
         if progress.video is not None:
-            bar.close()
+            bars.pop(key).close()
         yield progress
 
 
