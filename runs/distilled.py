@@ -63,6 +63,8 @@ class Options:
     """Steps of the students, default as of distil."""
     updates: int = 500
     """Optimizer steps a round."""
+    guidance_updates: int | None = None
+    """Of the round that learns guidance."""
     batch: int = 1
     """Batches so many times those of mini's training."""
     echoes: int = 1
@@ -111,11 +113,12 @@ def teacher(guidance: str, options: Options) -> Path:
 
 
 def _taught(spec: StageSpec, guidance: str, options: Options) -> StageSpec:
-    train, sampler, batch = spec.train, spec.sampler, options.batch
+    train, sampler, packs = spec.train, spec.sampler, min(1, spec.train.image_packs)
+    clips = train.clips + train.image_packs - packs  # the teacher knows how things look
     train = replace(
         train,
-        clips=batch * train.clips,
-        image_packs=batch * train.image_packs,
+        clips=options.batch * clips,
+        image_packs=options.batch * packs,
         echoes=options.echoes,
     )
     if guidance == "oscillating" and sampler.guidance.on:
@@ -146,6 +149,7 @@ def train(guidance: str, stage: str, options: Options) -> bool:
         weights=WEIGHTS,
         rounds=options.rounds,
         updates=options.updates,
+        guidance_updates=options.guidance_updates,
         learning_rate=options.learning_rate,
     )
     job = JobSpec(stage=stage, out=out, device=options.device)

@@ -20,7 +20,7 @@ from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec, StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.training.distill import DistillSpec
-from imagen_video.training.student import Lesson, Student, finished
+from imagen_video.training.student import Lesson, Student, finished_by
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.weights import load_stage
 
@@ -95,6 +95,25 @@ def test_a_student_of_guidance_is_told_the_mixture_of_two_calls(base):
     assert ((weights >= 2) & (weights <= 9)).all() and weights.std() > 0
 
 
+def test_where_sampling_is_unguided_no_weight_is_told(base):
+    teacher = sampled(base, GuidanceSpec(weight=3.0, interval=(-30.0, 0.0)))
+    student = lesson_of(teacher, Lesson(weights=(2.0, 9.0)))
+    told: list[tuple[float, float]] = []
+    hook = student.unet.register_forward_pre_hook(
+        lambda _, args: told.extend(zip(args[1].tolist(), args[2].guidance.tolist(), strict=True))
+    )
+    (video, cond), losses = given(student.spec), []
+    for step in range(8):
+        loss = student.loss(video, cond, Draws(ROWS, step=step))
+        losses += zip(loss.logsnr.tolist(), loss.per_clip.tolist(), strict=True)
+    hook.remove()
+    assert {logsnr > 0 for logsnr, _ in told} == {True, False}
+    assert all((weight == 0) == (logsnr > 0) for logsnr, weight in told)
+    # There the student, which begins as its teacher, has nothing to learn.
+    assert all(error < 1e-10 for logsnr, error in losses if logsnr > 0)
+    assert max(error for logsnr, error in losses if logsnr < 0) > 1e-4
+
+
 @pytest.mark.parametrize("stage", [0, 2, 5], ids=["base", "spatial", "temporal"])
 @pytest.mark.parametrize("fine", [None, 8], ids=["halved", "consistent"])
 def test_every_kind_of_stage_takes_fewer_steps(tiny, stage, fine):
@@ -139,7 +158,7 @@ def test_a_stage_that_knows_the_truth_finishes_it(tiny, steps):
         return lambda z, logsnr: Denoised.from_x(z, video, logsnr)
 
     stage.denoiser = knowing
-    assert (finished(stage, video, cond, Draws(ROWS)) - video).abs().max() < 1e-5
+    assert (finished_by(stage, video, cond, Draws(ROWS)) - video).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("guidance", [OSCILLATING, GuidanceSpec(weight=5.0, interval=(-9.0, 1.0))])
@@ -249,7 +268,8 @@ def test_the_rounds_of_a_guided_base_and_of_an_upsampling_stage(base, tiny):
 def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
     tiny.save_pretrained(tmp_path / "teacher", dtype=torch.float32)
     words = ["distill", "--teacher", tmp_path / "teacher", "--stage", "base", "--rounds", 2]
-    words += "--updates 5 --learning-rate 1e-4 --weights 0 4 --workers 0 --threads 1".split()
+    words += "--updates 5 --guidance-updates 7 --learning-rate 1e-4 --weights 0 4".split()
+    words += "--workers 0 --threads 1".split()
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = imagen_video(*words, "--out", whole)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -31,6 +31,8 @@ class Distill:
     """Guidance weights that students are told lie between these."""
     updates: int = 1000
     """Optimizer steps a round."""
+    guidance_updates: int | None = None
+    """Of the round that learns guidance, if others: there is most to learn in it."""
     learning_rate: float | None = None
     """Falls to 0 in each round (default: from that of the stage's training)."""
     data: tuple[str, ...] = ("stickers",)

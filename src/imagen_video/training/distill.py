@@ -37,8 +37,9 @@ class DistillSpec:
     steps, halving), then one for each of `consistency` (steps that divide those before), or, if
     `stochastic`, one of overlapping steps for the stochastic sampler.
 
-    `updates` are optimizer steps a round; the learning rate falls linearly to 0 in each, from that
-    of the teacher's training unless given. Weights are drawn from `weights`.
+    `updates` are optimizer steps a round (`guidance_updates` of the first: there is most to learn
+    in it); the learning rate falls linearly to 0 in each, from that of the teacher's training
+    unless given. Weights are drawn from `weights`.
     """
 
     rounds: tuple[int, ...] = ()
@@ -46,6 +47,7 @@ class DistillSpec:
     stochastic: bool = False
     weights: tuple[float, float] = (0.0, 15.0)
     updates: int = 1000
+    guidance_updates: int | None = None
     learning_rate: float | None = None
 
     def lessons(self, teacher: StageSpec) -> list[tuple[str, Lesson]]:
@@ -68,14 +70,17 @@ class DistillSpec:
             found.append((f"{rounds[-1]}-stochastic", last))
         return found
 
-    def train(self, teacher: TrainSpec) -> TrainSpec:
-        """How each student trains."""
+    def train(self, teacher: TrainSpec, lesson: Lesson) -> TrainSpec:
+        """How the student of a lesson trains."""
+        updates = self.updates
+        if lesson.steps is None and self.guidance_updates is not None:
+            updates = self.guidance_updates
         return replace(
             teacher,
-            steps=self.updates,
+            steps=updates,
             learning_rate=self.learning_rate or teacher.learning_rate,
-            warmup=min(teacher.warmup, self.updates // 20),
-            cooldown=self.updates,
+            warmup=min(teacher.warmup, updates // 20),
+            cooldown=updates,
             text_dropout=0.0,
         )
 
@@ -107,13 +112,14 @@ def distill(
     for number, (name, lesson) in enumerate(lessons, start=1):
         folder = job.out / f"{number}-{name}"
         _claim(folder, lesson, teacher, job.previous)
-        student = lesson.spec(load_spec(teacher), spec.train(first.train))
+        student = lesson.spec(load_spec(teacher), spec.train(first.train, lesson))
+        updates = student.train.steps
         stages = (student if one.name == student.name else one for one in cascade.stages)
-        if not _finished(folder, spec.updates):
+        if not _finished(folder, updates):
             this = replace(job, out=folder, init_from=teacher, lesson=lesson)
             left = None if end == math.inf else (end - time.monotonic()) / 60
             within = replace(run, minutes=left)
-            if train_stage(replace(cascade, stages=tuple(stages)), this, within) < spec.updates:
+            if train_stage(replace(cascade, stages=tuple(stages)), this, within) < updates:
                 return
         if _first() and not (folder / COMPARED).exists():
             compare(teacher, folder, cascade, job, run)

@@ -113,7 +113,7 @@ class Student(Stage):
         low = super().shown_before(video, cond, draws)
         if self.previous is None:
             return low
-        return finished(self.previous, low, cond.known(self.spec.time_factor), draws)
+        return finished_by(self.previous, low, cond.known(self.spec.time_factor), draws)
 
     def loss(
         self,
@@ -131,20 +131,22 @@ class Student(Stage):
             weight = (low + (high - low) * draws.uniform("guidance")).to(video)
             told = replace(cond, guidance=weight)
         schedule, given = self.by_kind(cond), objective or self.objective()
-        steps = self.lesson.steps
+        steps, denoise = self.lesson.steps, self.denoiser(told)
         if steps is None:
             assert weight is not None, "Lesson.spec makes it guided"
-            given = replace(given, target=guidance_target(self.teacher, cond, weight))
+            interval = self.spec.sampler.guidance.interval
+            given = replace(given, target=guidance_target(self.teacher, cond, weight, interval))
+            denoise = told_within(self, cond, weight, interval)
         elif (fine := self.lesson.teacher_steps) is not None:
             teacher = self._stepping(cond, weight, schedule, fine)
-            target = consistent(teacher, self.denoiser(told), schedule, steps, fine)
+            target = consistent(teacher, denoise, schedule, steps, fine)
             given = replace(given, target=target, times=discrete_times(fine, given.times))
         else:
             overlapping = self.lesson.overlapping
             teacher = self._stepping(cond, weight, schedule, steps if overlapping else 2 * steps)
             target = two_teacher_steps(teacher, schedule, steps, overlapping=overlapping)
             given = replace(given, target=target, times=discrete_times(steps, given.times))
-        return given(self.denoiser(told), video, schedule, draws)
+        return given(denoise, video, schedule, draws)
 
     def _stepping(
         self, cond: Conditioning, weight: PerClip | None, schedule: Schedule, its_steps: int
@@ -163,7 +165,7 @@ class Student(Stage):
 
 
 @torch.no_grad()
-def finished(stage: Stage, video: Video, cond: Conditioning, draws: Draws) -> Video:
+def finished_by(stage: Stage, video: Video, cond: Conditioning, draws: Draws) -> Video:
     """A true video noised to half of a stage's run (or its one step), and finished by the stage."""
     sampler, schedule = stage.spec.sampler, stage.by_kind(cond)
     if stage.spec.kind != "base":
@@ -182,12 +184,34 @@ def finished(stage: Stage, video: Video, cond: Conditioning, draws: Draws) -> Vi
     return z.clamp(-1, 1)
 
 
-def guidance_target(teacher: Stage, cond: Conditioning, weight: PerClip) -> Target:
+Interval = tuple[float, float] | None
+
+
+def weight_within(interval: Interval, weight: PerClip, logsnr: PerClip) -> PerClip:
+    """No weight at the levels at which sampling takes none: nothing is to be learned there."""
+    step = torch.zeros_like(logsnr).long()
+    return weight_at(GuidanceSpec(interval=interval), weight, step, logsnr)
+
+
+def told_within(stage: Stage, cond: Conditioning, weight: PerClip, interval: Interval) -> Denoiser:
+    """A network that has learned guidance, told each clip's weight."""
+
+    def denoise(z: Video, logsnr: PerClip) -> Denoised:
+        now = weight_within(interval, weight, logsnr).to(weight)
+        return stage.denoiser(replace(cond, guidance=now))(z, logsnr)
+
+    return denoise
+
+
+def guidance_target(
+    teacher: Stage, cond: Conditioning, weight: PerClip, interval: Interval
+) -> Target:
     """What a teacher says in two calls under each clip's weight: paper section 8.1."""
-    denoise = guided(teacher.denoiser(cond.cat(cond.without_text())), weight)
+    doubled = teacher.denoiser(cond.cat(cond.without_text()))
 
     @torch.no_grad()
     def target(true: Denoised) -> Denoised:
-        return denoise(true.z, true.logsnr)
+        now = weight_within(interval, weight, true.logsnr).to(weight)
+        return guided(doubled, now)(true.z, true.logsnr)
 
     return target
