@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,23 @@ def test_from_x_and_from_move_are_inverses():
     assert (again.v - answer.v).abs().max() < 1e-10
     again = Denoised.from_move(answer.z, answer.at(LESS_NOISE), LEVELS, LESS_NOISE)
     assert (again.v - answer.v).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("said", ["v", "x", "less noise"])
+def test_a_move_is_the_same_however_it_was_said_and_in_whichever_memory(said):
+    answer = Denoised(draw(0), draw(1), LEVELS)
+    if said != "v":
+        end = LESS_NOISE if said == "less noise" else torch.full_like(LEVELS, torch.inf)
+        answer = Denoised.from_move(answer.z, answer.at(end), LEVELS, end)
+    between = LEVELS.lerp(LESS_NOISE, 0.5)
+    by_v = Denoised(answer.z, answer.v, LEVELS).at(between)
+    assert (answer.at(between) - by_v).abs().max() < 1e-10
+    over_z = answer.z.clone()
+    answer.onto(over_z, between)
+    assert (over_z - by_v).abs().max() < 1e-10
+    over_said = replace(answer, said=answer.said.clone())
+    assert over_said.turned(between) is over_said.said
+    assert (over_said.said - by_v).abs().max() < 1e-10
 
 
 def test_from_x_in_float32_gives_the_same_x_and_the_same_moves():

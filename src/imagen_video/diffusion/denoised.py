@@ -11,15 +11,31 @@ from imagen_video.video import PerClip, Video
 
 @dataclass(frozen=True)
 class Denoised:
-    """A noisy video z, the predicted velocity v = alpha eps - sigma x, and their log-SNR.
+    """A noisy video z, what is `said` about it, and its log-SNR.
 
-    x and eps are computed when asked for: the last stage's clip has 377 million elements, and
-    holding all of z, v, x and eps would be the memory of the whole run.
+    What is said is the velocity v = alpha eps - sigma x, or the video at less noise, `said_at`
+    (x itself where that is infinite). Everything else is computed when asked for: the last stage's
+    clip has 377 million elements, and holding all of z, v, x and eps would be the memory of the
+    whole run.
     """
 
     z: Video
-    v: Video
+    said: Video
     logsnr: PerClip
+    said_at: PerClip | None = None
+
+    @property
+    def v(self) -> Video:
+        """The velocity; of what is said in its place, (said - cos z) / sin of the angle between.
+
+        It carries the rounding of z and of what is said magnified by 1 / sin (of x, 1 / sigma:
+        float32 at log-SNR 20, about 1e-3); x, and every `at` towards less noise, do not.
+        """
+        if self.said_at is None:
+            return self.said
+        along_z, along_v = self._to_said()
+        scale = expand(1 / along_v, self.z)
+        return self.said.mul(scale).addcmul_(self.z, -scale * expand(along_z, self.z))
 
     @property
     def x(self) -> Video:
@@ -34,24 +50,41 @@ class Denoised:
     def at(self, logsnr: PerClip) -> Video:
         """This prediction at another noise level, alpha x + sigma eps: DDIM (paper section 5.1).
 
-        It turns z towards v, so it needs two coefficients and allocates nothing but the result.
+        It lies in the plane of z and what is said, so it needs two coefficients and allocates
+        nothing but the result.
         """
-        along_z, along_v = _turn(self.logsnr, logsnr)
-        return self.v.mul(expand(along_v, self.z)).addcmul_(self.z, expand(along_z, self.z))
+        along_z, along_said = self.towards(logsnr)
+        return self.said.mul(expand(along_said, self.z)).addcmul_(self.z, expand(along_z, self.z))
 
     def turned(self, logsnr: PerClip) -> Video:
-        """`at` in the memory of v, which is then lost: of the last stage's clip that is 1.5 GB."""
+        """`at` in the memory of what is said, then lost: of the last stage's clip, 1.5 GB."""
+        along_z, along_said = self.towards(logsnr)
+        return self.said.mul_(expand(along_said, self.z)).addcmul_(self.z, expand(along_z, self.z))
+
+    def onto(self, z: Video, logsnr: PerClip) -> None:
+        """`at` in the memory of `z`, which holds this z."""
+        along_z, along_said = self.towards(logsnr)
+        z.mul_(expand(along_z, z)).addcmul_(self.said, expand(along_said, z))
+
+    def towards(self, logsnr: PerClip) -> tuple[PerClip, PerClip]:
+        """The coefficients of z and of what is said in this prediction at another noise level."""
         along_z, along_v = _turn(self.logsnr, logsnr)
-        return self.v.mul_(expand(along_v, self.z)).addcmul_(self.z, expand(along_z, self.z))
+        if self.said_at is None:
+            return along_z, along_v
+        z_said, v_said = self._to_said()
+        share = along_v / v_said
+        return along_z - share * z_said, share
+
+    def _to_said(self) -> tuple[PerClip, PerClip]:
+        """Cosine and minus sine of the angle from z to what is said at less noise; the latter is
+        kept away from 0 by the dtype's rounding unit, so that v stays finite."""
+        assert self.said_at is not None
+        along_z, along_v = _turn(self.logsnr, self.said_at)
+        return along_z, along_v.clamp(max=-torch.finfo(self.z.dtype).eps)
 
     @classmethod
     def from_x(cls, z: Video, x: Video, logsnr: PerClip) -> "Denoised":
-        """The prediction whose clean video is x: v = (alpha z - x) / sigma.
-
-        v carries the rounding of x and z magnified by 1 / sigma (float32 at log-SNR 20: about
-        1e-3); x, and every `at` towards less noise, come back to rounding. See `from_move` for what
-        happens at vanishing sigma.
-        """
+        """The prediction whose clean video is x: v = (alpha z - x) / sigma."""
         return cls.from_move(z, x, logsnr, torch.full_like(logsnr, torch.inf))
 
     @classmethod
@@ -59,7 +92,7 @@ class Denoised:
         """The prediction whose noise is eps: v = (eps - sigma z) / alpha.
 
         What is wrong with eps comes magnified by 1 / alpha: near pure noise x needs a threshold.
-        alpha is kept at or above the dtype's rounding unit, as the divisor in `from_move` is.
+        alpha is kept at or above the dtype's rounding unit, as the divisor in `v` is.
         """
         alpha, sigma = alpha_sigma(logsnr)
         scale = expand(1 / alpha.clamp(min=torch.finfo(z.dtype).eps), z)
@@ -69,14 +102,10 @@ class Denoised:
     def from_move(cls, z: Video, z_s: Video, logsnr: PerClip, logsnr_s: PerClip) -> "Denoised":
         """The prediction whose `at(logsnr_s)` is z_s: the inverse of `at`, for less noise only.
 
-        The divisor (sigma, where z_s is x) is kept at or above the dtype's rounding unit, so v
-        stays finite: below it, past log-SNR 31 in float32, z and z_s cannot be told apart and `at`
-        returns about z.
+        Where the sine of the angle between them is below the dtype's rounding unit (past log-SNR 31
+        in float32, where z_s is x), they cannot be told apart and `at` returns about z.
         """
-        along_z, along_v = _turn(logsnr, logsnr_s)
-        along_v = along_v.clamp(max=-torch.finfo(z.dtype).eps)
-        scale = expand(1 / along_v, z)
-        return cls(z, z_s.mul(scale).addcmul_(z, -scale * expand(along_z, z)), logsnr)
+        return cls(z, z_s, logsnr, logsnr_s)
 
 
 Denoiser = Callable[[Video, PerClip], Denoised]

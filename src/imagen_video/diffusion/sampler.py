@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -55,7 +55,7 @@ class Levels:
 Move = Callable[[Denoised, Denoised | None, Levels, Callable[[], Video]], Video]
 """(now, before, levels, draw) -> z_s: before is the step before, draw() this step's noise.
 
-A move outside MULTISTEP may write z_s over now.v."""
+A move outside MULTISTEP may write z_s over now.said."""
 
 
 def ddim(
@@ -79,8 +79,9 @@ def ancestral(gamma: float) -> Move:
         fresh = -torch.expm1(difference)
         of_z, of_x = difference.exp() * alpha_s / alpha_t, fresh * alpha_s
         spread = fresh.sqrt() * sigma_s ** (1 - gamma) * sigma_t**gamma
-        z = now.v.mul_(expand(-of_x * sigma_t, now.z))
-        z.addcmul_(now.z, expand(of_z + of_x * alpha_t, z))
+        along_z, along_said = now.towards(torch.full_like(levels.logsnr_t, torch.inf))  # to x
+        z = now.said.mul_(expand(of_x * along_said, now.z))
+        z.addcmul_(now.z, expand(of_z + of_x * along_z, z))
         return z.addcmul_(draw(), expand(spread, z))
 
     return move
@@ -151,7 +152,7 @@ class SamplerState:
     def x_of(self, frames: slice) -> Video:
         """The prediction of some frames alone: of the last stage's clip, x is 1.5 GB."""
         now = self._alive
-        return Denoised(now.z[:, frames], now.v[:, frames], now.logsnr).x
+        return replace(now, z=now.z[:, frames], said=now.said[:, frames]).x
 
     @property
     def _alive(self) -> Denoised:
@@ -227,7 +228,7 @@ def denoise_in_place(
             kept = z[:, window.kept]
             around = torch.cat([around, kept[:, -reach:]], 1)[:, -reach:] if reach else around
             if step + 1 < num_steps:
-                kept.copy_(now.turned(logsnr_s))
+                now.onto(kept, logsnr_s)
             del now
 
 
