@@ -177,7 +177,6 @@ def run_in_parts(stage: Stage, run: Run, low: Low) -> Iterator[Progress]:
         seen = Low(padded[first : stop + around], low.fps)
         part = replace(run, sample=run.sample + i)
         for progress in run_stage(stage, part, seen, len(seen.frames) * spec.time_factor):
-            ended = progress.video is not None
             if progress.video is not None:
                 inner = slice((start - first) * spec.time_factor, (stop - first) * spec.time_factor)
                 outer = slice(start * spec.time_factor, stop * spec.time_factor)
@@ -186,8 +185,6 @@ def run_in_parts(stage: Stage, run: Run, low: Low) -> Iterator[Progress]:
             progress.step += i * progress.num_steps
             progress.num_steps *= len(starts)
             yield progress
-            if ended and stop < len(padded):
-                progress.state.release()  # whoever iterates still holds it
 
 
 def override(sampler: SamplerSpec, wanted: SampleSpec) -> SamplerSpec:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
-from imagen_video.diffusion.sampler import Move, ddim, denoise_steps
+from imagen_video.diffusion.sampler import Move, ddim, denoise_steps, finished
 from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
 from imagen_video.video import PerClip, Video
 
@@ -53,5 +53,4 @@ def sample(
     move: Move = ddim,
 ) -> Video:
     """The result of a run: the x of its last state."""
-    *_, last = denoise_steps(denoisers, schedule, draw, move=move)
-    return last.x
+    return finished(denoise_steps(denoisers, schedule, draw, move=move))

@@ -259,8 +259,10 @@ def test_states_tell_the_run_and_expire():
     with pytest.raises(ValueError, match="step 0 is over"):
         _ = first.x
     last = next(states)
-    assert (second.step, last.step, list(states)) == (1, 2, [])
     assert last.x.shape == (1, 1, 1, 1, 1)
+    assert (second.step, last.step, list(states)) == (1, 2, [])
+    with pytest.raises(ValueError, match="step 2 is over"):
+        _ = last.x
 
 
 @pytest.mark.parametrize(("name", "kept"), [("ddim", 0), ("stochastic", 0), ("dpmpp_2m", 1)])

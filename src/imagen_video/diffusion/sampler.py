@@ -188,11 +188,11 @@ def denoise_steps(
         levels = Levels(*around, same_denoiser=same_denoiser)
         state = SamplerState(step, num_steps, denoise(z, levels.logsnr_t))
         yield state
+        now = state.release()
         if step + 1 < num_steps:
-            now = state.release()
             z = move(now, before, levels, partial(draw, step + 1))
             before = now if move in MULTISTEP else None
-            del now
+        del now
 
 
 @dataclass(frozen=True)
