@@ -144,6 +144,7 @@ def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[
             negative=conditioning(1) if negative else None,
             sample=run.sample,
         )
+        small = None  # conditioning has it, at another level of noise
         whole = torch.empty(frames, 3, height, width, dtype=torch.uint8)
         for state in steps:
             part, parts = state.part
