@@ -62,9 +62,10 @@ class Denoised:
         return self.said.mul_(expand(along_said, self.z)).addcmul_(self.z, expand(along_z, self.z))
 
     def onto(self, z: Video, logsnr: PerClip) -> None:
-        """`at` in the memory of `z`, which holds this z."""
+        """`turned`, to the last bit, into `z`, which holds this z; what is said is lost too."""
         along_z, along_said = self.towards(logsnr)
-        z.mul_(expand(along_z, z)).addcmul_(self.said, expand(along_said, z))
+        said = self.said.mul_(expand(along_said, z))
+        torch.addcmul(said, z, expand(along_z, z), out=z)
 
     def towards(self, logsnr: PerClip) -> tuple[PerClip, PerClip]:
         """The coefficients of z and of what is said in this prediction at another noise level."""
@@ -84,7 +85,8 @@ class Denoised:
 
     @classmethod
     def from_x(cls, z: Video, x: Video, logsnr: PerClip) -> "Denoised":
-        """The prediction whose clean video is x: v = (alpha z - x) / sigma."""
+        """The prediction whose clean video is x, v = (alpha z - x) / sigma. A move may write over x
+        (`turned`)."""
         return cls.from_move(z, x, logsnr, torch.full_like(logsnr, torch.inf))
 
     @classmethod
