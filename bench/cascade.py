@@ -50,8 +50,7 @@ WINDOWS = {"tsr2": 16, "tsr3": 16, "ssr3": 4}
 
 def billions() -> CascadeSpec:
     """The paper's cascade with networks half as wide."""
-    whole = presets.paper()
-    stages = []
+    whole, stages = presets.paper(), []
     for stage in whole.stages:
         unet = replace(stage.unet, widths=tuple(width // 2 for width in stage.unet.widths))
         sampler = replace(stage.sampler, window=WINDOWS.get(stage.name))
@@ -120,7 +119,7 @@ def measure_apart(wanted: argparse.Namespace, stage: str) -> Row:
     """One stage in a process of its own."""
     command = [sys.executable, __file__, "--preset", wanted.preset, "--stage", stage]
     command += ["--rounds", str(wanted.rounds), "--device", wanted.device]
-    command += ["--graphs"] if wanted.graphs else []
+    command += ["--graphs"] * wanted.graphs
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return Row(**json.loads(output))
 
@@ -279,8 +278,8 @@ def main() -> None:
     torch.set_default_device(wanted.device)
     spec = presets.find(wanted.preset)
     if wanted.stage:
-        row = measure(spec.stage(wanted.stage), wanted.rounds, graphs=wanted.graphs)
-        print(json.dumps(vars(row)))
+        stage = spec.stage(wanted.stage)
+        print(json.dumps(vars(measure(stage, wanted.rounds, graphs=wanted.graphs))))
         return
     if wanted.prompt:
         keep_freed_memory()

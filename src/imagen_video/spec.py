@@ -7,6 +7,9 @@ from typing import Literal
 from imagen_video.spec_unet import UNetSpec, require, require_known_words
 from imagen_video.video import VideoFormat
 
+ROUNDING = 1e-5
+"""Of guidance weights, which are float32 where they are used."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceSpec:
@@ -146,7 +149,7 @@ class StageSpec:
             return
         least, most = self.unet.guided
         for weight in weights:
-            if not least <= weight <= most:
+            if not least - ROUNDING <= weight <= most + ROUNDING:
                 raise ValueError(
                     f"stage {self.name!r} has learned guidance weights {least:g} to {most:g}, "
                     f"got {weight:g}"

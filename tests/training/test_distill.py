@@ -205,15 +205,13 @@ def taught(tiny) -> Cascade:
 
 
 def test_a_negative_prompt_is_refused_where_nothing_reads_it(taught):
-    wanted = SampleSpec(negative_prompt="a dog", until="base")
     with pytest.raises(ValueError, match="'base' has learned guidance"):
-        next(taught.stream(["a cat"], wanted))
+        next(taught.stream(["a cat"], SampleSpec(negative_prompt="a dog", until="base")))
 
 
 def test_a_negative_prompt_is_read_where_it_can_be(taught):
     def made(negative: str) -> dict[str, torch.Tensor]:
-        wanted = SampleSpec(negative_prompt=negative, until="tsr1")
-        steps = taught.stream(["a cat"], wanted)
+        steps = taught.stream(["a cat"], SampleSpec(negative_prompt=negative, until="tsr1"))
         return {p.stage: p.video for p in steps if p.video is not None}
 
     plain = made("")
