@@ -68,15 +68,7 @@ class Lesson:
             raise ValueError(
                 f"stage {teacher.name!r} is guided by two calls a step: distil guidance first"
             )
-        if (
-            unet.guided
-            and not unet.guided[0] <= self.weights[0] <= self.weights[1] <= unet.guided[1]
-        ):
-            (low, high), (least, most) = self.weights, unet.guided
-            raise ValueError(
-                f"stage {teacher.name!r} has learned guidance weights {least:g} to {most:g}: its "
-                f"student cannot learn {low:g} to {high:g} of it"
-            )
+        teacher.refuse_unlearned(self.weights)
         # What varies over the teacher's steps is learned with them.
         absorbed = GuidanceSpec(weight=sampler.guidance.weight)
         move = "stochastic" if self.overlapping else "ddim"
