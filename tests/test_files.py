@@ -57,7 +57,7 @@ with alone_in(Path(sys.argv[1])):
 def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match="another run trains into"), alone_in(tmp_path):
+        with pytest.raises(ValueError, match="another process works in"), alone_in(tmp_path):
             pass
         other.kill()
         other.wait()

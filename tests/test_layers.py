@@ -13,7 +13,7 @@ LAYERS = (
     {"diffusion", "unet", "text"},
     {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info"},
     {"data", "training", "metrics"},
-    {"evaluation"},
+    {"evaluation", "web"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -47,7 +47,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            raise ValueError(f"another run trains into {folder}: stop it first") from error
+            raise ValueError(f"another process works in {folder}: stop it first") from error
         except OSError:
             pass  # a file system without locks
         yield

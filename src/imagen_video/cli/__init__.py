@@ -12,6 +12,7 @@ from imagen_video.cli.evaluate import Evaluate, Sweep, run_evaluate, run_sweep
 from imagen_video.cli.export import Export, run_export
 from imagen_video.cli.plan import Plan, run_plan
 from imagen_video.cli.sample import Generate, Upscale, run_generate, run_upscale
+from imagen_video.cli.serve import Serve, run_serve
 from imagen_video.cli.train import Train, run_train
 
 
@@ -35,6 +36,7 @@ def run_info(options: Info) -> None:
 COMMANDS = {
     Generate: run_generate,
     Upscale: run_upscale,
+    Serve: run_serve,
     Train: run_train,
     Distill: run_distill,
     Export: run_export,

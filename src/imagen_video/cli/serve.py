@@ -1,0 +1,74 @@
+"""imagen-video serve: the web page and the jobs API."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+KEYS = "IMAGEN_VIDEO_API_KEYS"
+
+
+@dataclass(kw_only=True)
+class Serve:
+    """Serve a page and an HTTP API in the shape of OpenAI's videos endpoint, with a queue on disk.
+
+    Ended in whatever way, the same command goes on with the jobs where they were.
+    """
+
+    model: str = "mini"
+    """The cascade: mini, or a folder of save_pretrained."""
+    host: str = "127.0.0.1"
+    port: int = 7860
+    api_key: tuple[str, ...] = ()
+    """Keys that let a client in; better in $IMAGEN_VIDEO_API_KEYS, separated by commas."""
+    device: tuple[str, ...] = ("cpu",)
+    """cpu or cuda; each of several, such as cuda:0 cuda:1, makes a job of its own."""
+    data: Path = Path("out/service")
+    """Where the queue and the videos are kept."""
+    queue: int = 100
+    """Jobs that may wait."""
+    keep_days: float = 30.0
+    """Finished videos are removed after so many days."""
+    disk_share: float = 0.5
+    """The oldest go earlier where videos fill more than this share of the disk."""
+
+
+def run_serve(options: Serve) -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ValueError(
+            "serving needs more packages: pip install 'imagen-video[serve]'"
+        ) from error
+    from imagen_video.files import alone_in
+
+    keys = [*options.api_key, *filter(None, os.environ.get(KEYS, "").split(","))]
+    if options.queue < 1 or options.keep_days <= 0 or not 0 < options.disk_share <= 1:
+        raise ValueError("queue and keep-days must be above 0, and disk-share in 0..1")
+    if not keys and options.host not in ("127.0.0.1", "localhost", "::1"):
+        print(
+            f"anyone who reaches {options.host} may use this server: set ${KEYS}", file=sys.stderr
+        )
+    with alone_in(options.data):
+        app = _application(options, keys)
+        # Streams of events end by themselves when the desk stops, downloads get a little time.
+        uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=5)
+
+
+def _application(options: Serve, keys: list[str]):
+    import logging
+
+    from imagen_video.cascade import Cascade
+    from imagen_video.memory import keep_freed_memory
+    from imagen_video.web.desk import Desk
+    from imagen_video.web.jobs import Jobs
+    from imagen_video.web.server import application
+    from imagen_video.web.uploads import Limits
+
+    logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
+    keep_freed_memory()
+    cascades = [Cascade.from_pretrained(options.model, device=name) for name in options.device]
+    limits = Limits(queue=options.queue, keep_days=options.keep_days, disk_share=options.disk_share)
+    desk = Desk(cascades, Jobs(options.data), limits=limits)
+    return application(desk, keys=keys)
