@@ -63,6 +63,7 @@ def _application(options: Serve, keys: list[str]):
     from imagen_video.memory import keep_freed_memory
     from imagen_video.web.desk import Desk
     from imagen_video.web.jobs import Jobs
+    from imagen_video.web.page import mount
     from imagen_video.web.server import application
     from imagen_video.web.uploads import Limits
 
@@ -71,4 +72,4 @@ def _application(options: Serve, keys: list[str]):
     cascades = [Cascade.from_pretrained(options.model, device=name) for name in options.device]
     limits = Limits(queue=options.queue, keep_days=options.keep_days, disk_share=options.disk_share)
     desk = Desk(cascades, Jobs(options.data), limits=limits)
-    return application(desk, keys=keys)
+    return mount(application(desk, keys=keys), desk, keys)

@@ -63,7 +63,16 @@ def find(video_id: str, desk: Opened) -> Job:
     return job
 
 
+async def read(request: Request) -> AsyncIterator[dict[str, Any]]:
+    """The fields of a body, whose files are there until the answer."""
+    try:
+        yield await read_body(request)
+    finally:
+        await request.close()
+
+
 Found = Annotated[Job, Depends(find)]
+Fields = Annotated[dict[str, Any], Depends(read)]
 v1 = APIRouter(prefix="/v1", dependencies=[Depends(admit)])
 operation = APIRouter(tags=["operation"])
 
@@ -74,9 +83,9 @@ operation = APIRouter(tags=["operation"])
     responses=errors(400, 409, 413, 429),
     openapi_extra=body(VideoRequest, "application/json", FORM),
 )
-async def create(request: Request, desk: Opened) -> Video:
+async def create(request: Request, desk: Opened, fields: Fields) -> Video:
     """Queue a video."""
-    asked = VideoRequest.model_validate(await read_body(request))
+    asked = VideoRequest.model_validate(fields)
     job = await accepted(desk.submit, asked, key=idempotency_key(request))
     return await run_in_threadpool(video, desk, job)
 
@@ -87,9 +96,8 @@ async def create(request: Request, desk: Opened) -> Video:
     responses=errors(400, 409, 413, 429),
     openapi_extra=body(UpscaleRequest, FORM, file=True),
 )
-async def upscale(request: Request, desk: Opened) -> Video:
+async def upscale(request: Request, desk: Opened, fields: Fields) -> Video:
     """Queue the upscaling of an uploaded video: every frame is kept, nothing is rescaled."""
-    fields = await read_body(request)
     upload = fields.pop("video", None)
     if not isinstance(upload, UploadFile):
         raise HTTPException(400, "video must be a file in a multipart form")

@@ -156,7 +156,8 @@ def tuned(cascade: Cascade, asked: VideoRequest) -> Cascade:
     ValueError for a stage that is not there, or is not guided but was given a weight.
     """
     for name, own in asked.stages.items():
-        if own.guidance is not None and not cascade.spec.stage(name).sampler.guidance.on:
+        guided = cascade.spec.stage(name).sampler.guidance.on
+        if own.guidance is not None and not guided:
             raise ValueError(f"stage {name!r} is not guided: leave its guidance out")
     for stage in cascade.spec.stages:
         own = asked.setting(stage)

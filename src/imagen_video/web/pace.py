@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import cache
 
 from imagen_video.info import describe
 from imagen_video.sampling import Progress
@@ -13,7 +14,7 @@ class Pace:
     machine, until a job has shown them. Workers on several devices share one."""
 
     def __init__(self, spec: CascadeSpec):
-        self._step = {row.stage: row.seconds / row.steps for row in describe(spec)}
+        self._step = dict(_estimated(spec))
 
     def seconds(self, stage: StageSpec, scale: float) -> float:
         """Of a whole stage, on `scale` times the pixels of its format."""
@@ -22,6 +23,12 @@ class Pace:
     def learn(self, stage: StageSpec, scale: float, seconds: float) -> None:
         """What a whole stage took."""
         self._step[stage.name] = seconds / (stage.sampler.num_steps * scale)
+
+
+@cache
+def _estimated(spec: CascadeSpec) -> tuple[tuple[str, float], ...]:
+    """Seconds a step, by stage; counting takes a while."""
+    return tuple((row.stage, row.seconds / row.steps) for row in describe(spec))
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,18 @@ class Journey:
         self._pace = pace
         names = [leg.stage.name for leg in legs]
         first = names.index(after) + 1 if after else 0
-        self._done = sum(pace.seconds(leg.stage, leg.scale) for leg in legs[:first])
+        self._done = self._together(legs[:first])
         self._ahead = legs[first:]
         self._began = time.monotonic()
         self.share, self.eta = 0.0, 0.0
-        self._tell(0.0, sum(pace.seconds(leg.stage, leg.scale) for leg in self._ahead))
+        self._tell(0.0, self._together(self._ahead))
 
     def step(self, progress: Progress) -> None:
         """Take note of a step that is done."""
         leg, later = self._ahead[0], self._ahead[1:]
         spent = time.monotonic() - self._began
         part = (progress.step + 1) / progress.num_steps
-        left = sum(self._pace.seconds(leg.stage, leg.scale) for leg in later)
+        left = self._together(later)
         if progress.video is None:
             self._tell(spent, spent * (1 - part) / part + left)
             return
@@ -59,6 +66,9 @@ class Journey:
         self._done += spent
         self._ahead, self._began = later, time.monotonic()
         self._tell(0.0, left)
+
+    def _together(self, legs: list[Leg]) -> float:
+        return sum((self._pace.seconds(leg.stage, leg.scale) for leg in legs), 0.0)
 
     def _tell(self, spent: float, left: float) -> None:
         done = self._done + spent

@@ -3,15 +3,17 @@
 from io import BytesIO
 
 import torch
+from torch import Tensor
 
 from imagen_video.pictures import contact_sheet
+from imagen_video.shapes import UInt8
 from imagen_video.video import Frames, resize, to_float, to_uint8
 
 # What a preview may measure: pixels of its longer side, frames.
 SIDE, FRAMES = 320, 16
 
 
-def small(frames: Frames) -> Frames:
+def small(frames: Frames) -> UInt8[Tensor, "_f c _h _w"]:
     """At most FRAMES evenly spaced frames, shrunk to at most SIDE pixels; never enlarged."""
     places = torch.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().long()
     height, width = frames.shape[-2:]
@@ -49,13 +51,13 @@ def spritesheet(frames: Frames) -> bytes:
     return _webp(contact_sheet(list(shown.split(4)), columns=4))
 
 
-def _webp(image: torch.Tensor) -> bytes:
+def _webp(image: UInt8[Tensor, "3 h w"]) -> bytes:
     file = BytesIO()
     _picture(image).save(file, "WEBP", quality=80)
     return file.getvalue()
 
 
-def _picture(image: torch.Tensor):
+def _picture(image: UInt8[Tensor, "3 h w"]):
     from PIL import Image
 
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())

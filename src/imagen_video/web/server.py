@@ -1,4 +1,4 @@
-"""The application: API, page and limits in one process."""
+"""The application of the API; `page.mount` adds the page."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +10,6 @@ from imagen_video import __version__
 from imagen_video.web.api import add_routes
 from imagen_video.web.bodies import add_errors, answer
 from imagen_video.web.desk import Desk
-from imagen_video.web.page import mount
 
 # Bytes of a body that carries no video.
 WORDS_ONLY = 2**20
@@ -62,7 +61,7 @@ class BoundedBody:
 
 
 def application(desk: Desk, *, keys: Sequence[str] = ()) -> FastAPI:
-    """The API and the page over one desk, which works while the application runs."""
+    """The API over one desk, which works while the application runs."""
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -79,4 +78,4 @@ def application(desk: Desk, *, keys: Sequence[str] = ()) -> FastAPI:
     app.add_middleware(BoundedBody, most=desk.limits.body_bytes)
     add_errors(app)
     add_routes(app, desk, keys)
-    return mount(app, desk, keys)
+    return app
