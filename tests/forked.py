@@ -19,6 +19,7 @@ CONTEXT.set_forkserver_preload(
     [
         "imagen_video.cascade",
         "imagen_video.training.job",
+        "imagen_video.web.page",
         "torch._dynamo",
         "transformers.models.auto.modeling_auto",
         "transformers.models.bert.modeling_bert",

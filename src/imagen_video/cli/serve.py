@@ -1,6 +1,7 @@
 """imagen-video serve: the web page and the jobs API."""
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ def run_serve(options: Serve) -> None:
         )
     with alone_in(options.data):
         app = _application(options, keys)
+        # What uvicorn leaves to do of a SIGTERM once all has ended well.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         # Streams of events end by themselves when the desk stops, downloads get a little time.
         uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=5)
 

@@ -79,7 +79,7 @@ class Page:
         lengths = self.desk.offer.lengths(self.spec.stages[-1])
         with gr.Row():
             with gr.Column(scale=2):
-                prompt = gr.Textbox(label="Prompt", lines=2, autofocus=True, max_length=2000)
+                prompt = gr.Textbox(label="Prompt", max_lines=4, autofocus=True, max_length=2000)
                 gr.Examples([[text] for text in EXAMPLES], prompt, label="Examples")
                 with gr.Row():
                     seed = gr.Textbox(label="Seed", placeholder="a new one")
