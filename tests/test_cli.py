@@ -123,7 +123,7 @@ def test_data_preview(tmp_path):
         (("generate",), "give a prompt"),
         (("generate", "a", "-o", "a.gif"), "must end in .mp4"),
         (("generate", "a", "-o", "/proc/nowhere/a.mp4"), "/proc/nowhere"),
-        (("generate", "a", "--model", "/nowhere"), "give 'mini' or a folder"),
+        (("generate", "a", "--model", "/nowhere"), "give 'mini', a folder"),
         (("generate", "a", "--until", "ssr9", "-o", "out.mp4"), "no stage 'ssr9'"),
         (("generate", "a", "--from", "ssr1", "--input", "no.mp4"), "no.mp4"),
         (("upscale", "no.mp4"), "no.mp4"),

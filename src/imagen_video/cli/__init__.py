@@ -20,7 +20,7 @@ class Info:
     """Print a cascade as a table."""
 
     model: Positional[str] = "mini"
-    """A preset, file.py:function, or a folder."""
+    """A preset, file.py:function, a folder, or org/name of the hub."""
     json: bool = False
 
 
