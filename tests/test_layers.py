@@ -11,7 +11,7 @@ LAYERS = (
     {"shapes", "files", "memory", "distributed", "video", "pictures", "pyav", "motion", "presets"}
     | {"spec", "spec_unet", "spec_json", "index", "hub"},
     {"diffusion", "unet", "text"},
-    {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info", "card"},
+    {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info", "card", "adapters"},
     {"data", "training", "metrics"},
     {"evaluation"},
     {"cli"},
