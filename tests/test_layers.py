@@ -13,7 +13,7 @@ LAYERS = (
     {"diffusion", "unet", "text"},
     {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info", "card", "adapters"},
     {"data", "training", "metrics"},
-    {"evaluation"},
+    {"evaluation", "doctor"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from imagen_video.cli.data import Data, run_data
 from imagen_video.cli.distill import Distill, run_distill
+from imagen_video.cli.doctor import Doctor, run_doctor
 from imagen_video.cli.evaluate import Evaluate, Sweep, run_evaluate, run_sweep
 from imagen_video.cli.export import Export, run_export
 from imagen_video.cli.plan import Plan, run_plan
@@ -43,6 +44,7 @@ COMMANDS = {
     Data: run_data,
     Evaluate: run_evaluate,
     Sweep: run_sweep,
+    Doctor: run_doctor,
 }
 
 
