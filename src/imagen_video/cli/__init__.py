@@ -46,6 +46,7 @@ COMMANDS = {
     Sweep: run_sweep,
     Doctor: run_doctor,
 }
+KINDS = {run.__name__.removeprefix("run_"): kind for kind, run in COMMANDS.items()}
 
 
 def _refuse_repeated(words: list[str]) -> None:
@@ -58,8 +59,7 @@ def _refuse_repeated(words: list[str]) -> None:
 
 def main() -> None:
     """Entry point: a bad input is one line on stderr and exit code 2."""
-    kinds = {run.__name__.removeprefix("run_"): kind for kind, run in COMMANDS.items()}
-    options = tyro.extras.subcommand_cli_from_dict(kinds, prog="imagen-video")
+    options = tyro.extras.subcommand_cli_from_dict(KINDS, prog="imagen-video")
     try:
         _refuse_repeated(sys.argv)
         COMMANDS[type(options)](options)
