@@ -213,7 +213,8 @@ def _extras() -> Iterator[Finding]:
             whole.append(name)
             continue
         remedy = f"pip install 'imagen-video[{name}]'"
-        yield Finding(name, "missing", ", ".join(wrong), remedy, core=False)
+        told = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        yield Finding(name, "missing", told, remedy, core=False)
     if whole:
         yield Finding("extras", "ok", ", ".join(whole), core=False)
 
