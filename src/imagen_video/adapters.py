@@ -78,9 +78,8 @@ def _stacked(frames: Sequence[Any]) -> np.ndarray | torch.Tensor:
     shapes = {tuple(picture.shape) for picture in pictures}
     if len(shapes) > 1:
         raise ValueError(f"the frames of a video have one size, got {sorted(shapes)}")
-    if isinstance(pictures[0], torch.Tensor):
-        return torch.stack(pictures)
-    return np.stack(pictures)
+    tensors = [picture for picture in pictures if isinstance(picture, torch.Tensor)]
+    return torch.stack(tensors) if len(tensors) == len(pictures) else np.stack(pictures)
 
 
 def _pixels(frame: Any) -> np.ndarray | torch.Tensor:

@@ -69,7 +69,7 @@ def _python() -> str:
 def _torch() -> str:
     import torch
 
-    torch.ones(8, 8) @ torch.ones(8, 8)
+    torch.mm(torch.ones(8, 8), torch.ones(8, 8))
     return f"{torch.__version__} on {platform.machine()}"
 
 
