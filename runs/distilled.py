@@ -29,6 +29,7 @@ from imagen_video.evaluation.prompts import prompts_of
 from imagen_video.evaluation.records import Features, Record
 from imagen_video.evaluation.run import size_of, spaced_format
 from imagen_video.evaluation.scores import stacked
+from imagen_video.index import INDEX, load_spec
 from imagen_video.info import describe
 from imagen_video.memory import keep_freed_memory
 from imagen_video.metrics.alignment import fit, retrieved, score
@@ -38,7 +39,7 @@ from imagen_video.stage import Stage
 from imagen_video.training.distill import DistillSpec, distill
 from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec
-from imagen_video.weights import load_spec, load_stage, save_stage
+from imagen_video.weights import load_stage, save_stage
 
 STAGES = ("base", "tsr1", "ssr1")
 GUIDANCES = ("constant", "oscillating")
@@ -105,7 +106,7 @@ def oscillating(guidance: GuidanceSpec, steps: int) -> GuidanceSpec:
 def teacher(guidance: str, options: Options) -> Path:
     """mini as it is, or with guidance that oscillates, and the batches of this training."""
     folder = options.out / "teachers" / guidance
-    if not (folder / "cascade.json").exists():
+    if not (folder / INDEX).exists():
         mini = Cascade.from_pretrained(options.model, dtype=torch.float32)
         stages = [Stage(_taught(own.spec, guidance, options), own.unet) for own in mini.stages]
         mini.with_stages(*stages).save_pretrained(folder, dtype=torch.bfloat16)

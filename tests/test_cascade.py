@@ -284,5 +284,5 @@ def test_frames_that_a_video_cannot_give_are_refused(tiny):
 
 
 def test_nothing_there_names_what_fits(tmp_path):
-    with pytest.raises(ValueError, match="give 'mini' or a folder"):
+    with pytest.raises(ValueError, match="give 'mini', a folder"):
         Cascade.from_pretrained(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from forked import imagen_video as run  # pyright: ignore
 
+from imagen_video.cli import KINDS
 from imagen_video.video import read_video
 from imagen_video.weights import load_stage
 
@@ -32,6 +33,28 @@ def test_help_comes_at_once():
     assert min(took) < 1
     assert done.returncode == 0
     assert "generate" in done.stdout
+
+
+COMPLETE = """
+source "$1"
+shift
+COMP_WORDS=(imagen-video "$@") COMP_CWORD=$#
+_tyro_imagen_video
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def test_bash_completes_commands_and_their_options(tmp_path):
+    script = tmp_path / "imagen-video"
+    assert run("--tyro-write-completion", "bash", script).returncode == 0
+    subprocess.run(["bash", "-n", script], check=True)
+
+    def completed(*words: str) -> set[str]:
+        command = ["bash", "-c", COMPLETE, "bash", str(script), *words]
+        return set(subprocess.check_output(command, text=True).split())
+
+    assert completed("") == KINDS.keys() | {"-h", "--help"}
+    assert completed("generate", "--un") == {"--until"}
 
 
 def test_generate_writes_every_stage_and_says_what_it_made(model, tmp_path):
@@ -123,7 +146,7 @@ def test_data_preview(tmp_path):
         (("generate",), "give a prompt"),
         (("generate", "a", "-o", "a.gif"), "must end in .mp4"),
         (("generate", "a", "-o", "/proc/nowhere/a.mp4"), "/proc/nowhere"),
-        (("generate", "a", "--model", "/nowhere"), "give 'mini' or a folder"),
+        (("generate", "a", "--model", "/nowhere"), "give 'mini', a folder"),
         (("generate", "a", "--until", "ssr9", "-o", "out.mp4"), "no stage 'ssr9'"),
         (("generate", "a", "--from", "ssr1", "--input", "no.mp4"), "no.mp4"),
         (("upscale", "no.mp4"), "no.mp4"),

@@ -9,11 +9,11 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "imagen_video"
 LAYERS = (
     {"shapes", "files", "memory", "distributed", "video", "pictures", "pyav", "motion", "presets"}
-    | {"spec", "spec_unet", "spec_json"},
+    | {"spec", "spec_unet", "spec_json", "index", "hub"},
     {"diffusion", "unet", "text"},
-    {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info"},
+    {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info", "card", "adapters"},
     {"data", "training", "metrics"},
-    {"evaluation", "web"},
+    {"evaluation", "web", "doctor"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from imagen_video import presets
-from imagen_video.cascade import Cascade, shipped
+from imagen_video.cascade import Cascade
 from imagen_video.diffusion.sampler import Noise, finished
 from imagen_video.diffusion.schedule import step_times
+from imagen_video.index import located
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec_unet import UNetSpec
 from imagen_video.video import resize
@@ -24,8 +25,7 @@ def mini() -> Cascade:
 
 def test_shipped_stages_are_the_presets_and_fit_in_50_mb(mini):
     assert mini.spec == presets.mini()
-    folder = shipped("mini")
-    assert folder is not None
+    folder = located("mini")
     assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) <= 50e6
     assert all(p.dtype == working_dtype() for s in mini.stages for p in s.unet.parameters())
 
@@ -62,8 +62,7 @@ def test_upsampling_stages_keep_what_they_are_given(mini):
 
 def test_windows_of_the_last_stage_equal_a_run_in_one_call(mini, monkeypatch):
     """45 dB for a whole run in bf16, and clearly less without the frames around a window."""
-    folder = shipped("mini")
-    assert folder is not None
+    folder = located("mini")
     stage, frames = load_stage(folder / "ssr3", dtype=torch.bfloat16), 24
     text, reach = mini.encoder(["a street"]), stage.spec.unet.temporal_reach
     rough = torch.rand(1, frames, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -1,21 +1,21 @@
 """The whole cascade: a prompt in, a video out, one stage after the other."""
 
-import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from imagen_video import __version__
-from imagen_video.diffusion.guidance import guidance_weights
+from imagen_video.card import check_shareable, model_card
 from imagen_video.distributed import device_of
-from imagen_video.files import replacing
+from imagen_video.hub import push
+from imagen_video.index import located, read_index, write_index
 from imagen_video.info import describe
 from imagen_video.pipeline import Part, shared_out, side_by_side
 from imagen_video.sampling import (
@@ -24,19 +24,17 @@ from imagen_video.sampling import (
     Run,
     Sample,
     SampleSpec,
-    override,
+    check_wishes,
     run_in_parts,
     run_stages,
 )
 from imagen_video.spec import CascadeSpec, SamplerSpec
-from imagen_video.spec_json import from_json, to_json
 from imagen_video.stage import Stage
 from imagen_video.text.cache import load_keeping
 from imagen_video.text.encoder import TextEmbedding, TextEncoder, checked
 from imagen_video.video import Frames
 from imagen_video.weights import load_stage, save_stage, working_dtype
 
-SPEC = "cascade.json"
 # log-SNR of the noise on a video that is upscaled, at least: a standard deviation of 0.05.
 FAITHFUL = 6.0
 
@@ -66,16 +64,16 @@ class Cascade:
         *,
         device: str | torch.device | Sequence[str] = "cpu",
         dtype: torch.dtype | None = None,
+        revision: str | None = None,
     ) -> "Cascade":
-        """Load "mini", which comes with the package, or a folder of `save_pretrained`; in the
-        device's `working_dtype` unless another is asked for.
+        """Load "mini", which comes with the package, a folder of `save_pretrained`, or org/name of
+        the Hugging Face hub (a branch, tag or commit of it); in the device's `working_dtype` unless
+        another is asked for.
 
         Several devices share the stages, each some in a row, and `stream` keeps all of them busy
         where there is more than one prompt."""
-        folder = shipped(str(name)) or Path(name)
-        if not (folder / SPEC).is_file():
-            raise ValueError(f"no {SPEC} in {folder}: give 'mini' or a folder of save_pretrained")
-        spec = from_json(CascadeSpec, (folder / SPEC).read_text())
+        folder = located(name, revision=revision, weights=True)
+        spec = read_index(folder)
         names = [device] if isinstance(device, str | torch.device) else device
         places = [device_of(name) for name in names]
         lanes = [0] * len(spec.stages)
@@ -100,12 +98,28 @@ class Cascade:
         return self.with_stages(Stage(replace(stage.spec, sampler=sampler), stage.unet))
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write cascade.json and a folder a stage."""
+        """Write model_index.json and a folder a stage."""
         folder = Path(folder)
         for stage in self.stages:
             save_stage(stage, folder / stage.spec.name, dtype=dtype)
-        with replacing(folder / SPEC) as path:
-            path.write_text(to_json(self.spec))
+        write_index(folder, self.spec)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        dtype: torch.dtype | None = None,
+        card: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes as org/name of the Hugging Face hub, with a README
+        (default: `model_card`); returns its address."""
+        check_shareable(self.spec)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype=dtype)
+            (Path(folder) / "README.md").write_text(card or model_card(name, self.spec))
+            return push(Path(folder), name, private=private, token=token)
 
     def __call__(self, prompts: str | Sequence[str], **options: Any) -> Sample:
         """Sample one video a prompt; `options` are the fields of `SampleSpec`."""
@@ -179,7 +193,7 @@ class Cascade:
                 if low_frames is None
                 else "the base stage starts from noise, not from a video: name a later stage"
             )
-        _check_wishes(stages, wanted, low_frames)
+        check_wishes(stages, wanted, low_frames)
         return stages
 
     def _parts(self, stages: list[Stage]) -> list[Part]:
@@ -244,49 +258,8 @@ class Cascade:
         }
 
 
-def shipped(name: str) -> Path | None:
-    """The folder of a cascade that comes with the package."""
-    folder = Path(__file__).parent / name
-    return folder if name == "mini" else None
-
-
 def _faithful(stage: Stage) -> Stage:
     """The stage with little noise on the video that it starts from."""
     sampler = stage.spec.sampler
     level = max(sampler.aug_logsnr or FAITHFUL, FAITHFUL)
     return Stage(replace(stage.spec, sampler=replace(sampler, aug_logsnr=level)), stage.unet)
-
-
-def _check_wishes(stages: list[Stage], wanted: SampleSpec, low_frames: int | None) -> None:
-    """ValueError for frames that cannot be made and for a negative prompt that nothing reads."""
-    if wanted.num_frames is not None:
-        most = math.inf
-        if low_frames is not None:
-            most = low_frames * math.prod(stage.spec.time_factor for stage in stages)
-        if not 1 <= wanted.num_frames <= most:
-            span = "be at least 1" if low_frames is None else f"lie in 1..{most}"
-            raise ValueError(f"num_frames must {span}, got {wanted.num_frames}")
-    guided = [stage for stage in stages if override(stage.spec.sampler, wanted).guidance.on]
-    for stage in guided:
-        sampler = override(stage.spec.sampler, wanted)
-        stage.spec.refuse_unlearned(
-            guidance_weights(sampler.guidance, sampler.num_steps, stage.schedule)
-        )
-    if wanted.negative_prompt:
-        _check_negative(guided)
-
-
-def _check_negative(guided: list[Stage]) -> None:
-    """ValueError where no stage takes a negative prompt, a warning where some do not."""
-    if not guided:
-        raise ValueError("a negative prompt needs guidance, which is off in every stage that runs")
-    learned = [stage for stage in guided if stage.spec.unet.guided]
-    if len(learned) == len(guided):
-        learned[0].spec.refuse_negative()
-    if learned:
-        names = ", ".join(stage.spec.name for stage in learned)
-        warnings.warn(
-            f"the negative prompt is not read by {names}: what has learned guidance is guided away "
-            "from the empty caption",
-            stacklevel=5,
-        )

@@ -158,7 +158,7 @@ def as_table(rows: list[Row]) -> str:
     head = ("stage", "kind", "output", "params", "TFLOP/call", "steps", "TFLOP", "memory", "time")
     body = [_cells(row) for row in rows]
     total = (
-        "total", "", "", _si(sum(r.parameters for r in rows)),
+        "total", "", "", counted(sum(r.parameters for r in rows)),
         _tera(sum(r.flops_per_call for r in rows)), "", _tera(sum(r.flops for r in rows)),
         f"{max(r.memory_bytes for r in rows) / 2**30:.2f} GiB",
         f"{sum(r.seconds for r in rows):.0f} s",
@@ -177,10 +177,11 @@ def _cells(row: Row) -> tuple[str, ...]:
     steps = f"{row.steps}{' guided' if row.guided else ''}"
     memory, seconds = f"{row.memory_bytes / 2**30:.2f} GiB", f"{row.seconds:.0f} s"
     calls = (_tera(row.flops_per_call), steps, _tera(row.flops))
-    return (row.stage, row.kind, row.output, _si(row.parameters), *calls, memory, seconds)
+    return (row.stage, row.kind, row.output, counted(row.parameters), *calls, memory, seconds)
 
 
-def _si(number: int) -> str:
+def counted(number: int) -> str:
+    """Millions or billions, in short."""
     return f"{number / 1e9:.2f}B" if number >= 1e9 else f"{number / 1e6:.2f}M"
 
 

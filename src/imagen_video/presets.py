@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from imagen_video.index import located, read_index
 from imagen_video.spec import (
     CascadeSpec,
     GuidanceSpec,
@@ -18,7 +19,6 @@ from imagen_video.spec import (
     TextSpec,
     TrainSpec,
 )
-from imagen_video.spec_json import from_json
 from imagen_video.spec_unet import UNetSpec
 from imagen_video.video import VideoFormat
 
@@ -271,16 +271,19 @@ PRESETS: dict[str, Callable[[], CascadeSpec]] = {"paper": paper, "mini": mini, "
 
 
 def find(name: str) -> CascadeSpec:
-    """A preset by name, a function of a Python file as `file.py:function`, or a saved folder."""
+    """A preset by name, a function of a Python file as `file.py:function`, a saved folder, or
+    org/name of the hub."""
     if name in PRESETS:
         return PRESETS[name]()
     path, _, function = name.partition(":")
     if path.endswith(".py") and function:
         return _from_file(Path(path), function)
-    if (Path(name) / "cascade.json").is_file():
-        return from_json(CascadeSpec, (Path(name) / "cascade.json").read_text())
+    folder = located(name)
+    if folder.is_dir():
+        return read_index(folder)
     raise ValueError(
-        f"no preset {name!r}: give {', '.join(PRESETS)}, file.py:function, or a cascade's folder"
+        f"no preset {name!r}: give {', '.join(PRESETS)}, file.py:function, a cascade's folder, or "
+        "org/name of the hub"
     )
 
 

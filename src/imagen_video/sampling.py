@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from imagen_video.diffusion.guidance import guidance_weights
 from imagen_video.diffusion.sampler import Noise, SamplerState
 from imagen_video.files import replacing
 from imagen_video.memory import return_freed_memory
@@ -202,6 +204,41 @@ def override(sampler: SamplerSpec, wanted: SampleSpec) -> SamplerSpec:
     if wanted.guidance is not None and guidance.on:
         guidance = replace(guidance, weight=wanted.guidance, low=None, constant_steps=0)
     return replace(sampler, guidance=guidance)
+
+
+def check_wishes(stages: list[Stage], wanted: SampleSpec, low_frames: int | None) -> None:
+    """ValueError for frames that cannot be made and for a negative prompt that nothing reads."""
+    if wanted.num_frames is not None:
+        most = math.inf
+        if low_frames is not None:
+            most = low_frames * math.prod(stage.spec.time_factor for stage in stages)
+        if not 1 <= wanted.num_frames <= most:
+            span = "be at least 1" if low_frames is None else f"lie in 1..{most}"
+            raise ValueError(f"num_frames must {span}, got {wanted.num_frames}")
+    guided = [stage for stage in stages if override(stage.spec.sampler, wanted).guidance.on]
+    for stage in guided:
+        sampler = override(stage.spec.sampler, wanted)
+        stage.spec.refuse_unlearned(
+            guidance_weights(sampler.guidance, sampler.num_steps, stage.schedule)
+        )
+    if wanted.negative_prompt:
+        _check_negative(guided)
+
+
+def _check_negative(guided: list[Stage]) -> None:
+    """ValueError where no stage takes a negative prompt, a warning where some do not."""
+    if not guided:
+        raise ValueError("a negative prompt needs guidance, which is off in every stage that runs")
+    learned = [stage for stage in guided if stage.spec.unet.guided]
+    if len(learned) == len(guided):
+        learned[0].spec.refuse_negative()
+    if learned:
+        names = ", ".join(stage.spec.name for stage in learned)
+        warnings.warn(
+            f"the negative prompt is not read by {names}: what has learned guidance is guided away "
+            "from the empty caption",
+            stacklevel=5,
+        )
 
 
 def save_video(path: str | Path, frames: Frames, *, fps: float, metadata: dict[str, Any]) -> None:

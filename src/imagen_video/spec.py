@@ -1,5 +1,6 @@
 """The cascade as data: frozen specs, checked when built; `spec_json` saves them."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -265,6 +266,8 @@ class CascadeSpec:
         require(len(self.stages) > 0, "a cascade needs at least one stage")
         names = [stage.name for stage in self.stages]
         require(len(set(names)) == len(names), f"stage names must differ, got {names}")
+        legal = all(re.fullmatch(r"\w[\w.-]*", name) for name in names)
+        require(legal, f"stage names are names of folders, got {names}")
         require(self.stages[0].kind == "base", "the first stage must be a base (input=None)")
         for before, stage in zip(self.stages, self.stages[1:], strict=False):
             require(

@@ -8,11 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imagen_video.files import replacing
-from imagen_video.spec import StageSpec
-from imagen_video.spec_json import from_json, to_json
+from imagen_video.index import MODEL, SPEC, load_spec
+from imagen_video.spec_json import to_json
 from imagen_video.stage import Stage, build_unet
-
-SPEC, MODEL = "stage.json", "model.safetensors"
 
 
 def working_dtype(device: str | torch.device = "cpu") -> torch.dtype:
@@ -32,14 +30,6 @@ def save_stage(stage: Stage, folder: Path, *, dtype: torch.dtype | None = None) 
         save_file(state, path)
     with replacing(folder / SPEC) as path:
         path.write_text(to_json(stage.spec))
-
-
-def load_spec(folder: Path) -> StageSpec:
-    """The spec of a saved stage. Raises ValueError where there is none."""
-    path = folder / SPEC
-    if not path.is_file():
-        raise ValueError(f"no {SPEC} in {folder}: give a folder that save_stage wrote")
-    return from_json(StageSpec, path.read_text())
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

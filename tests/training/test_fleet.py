@@ -15,8 +15,9 @@ from forked import imagen_video  # pyright: ignore
 from safetensors.torch import load_file
 
 from imagen_video import presets
-from imagen_video.cascade import Cascade, shipped
+from imagen_video.cascade import Cascade
 from imagen_video.files import alone_in
+from imagen_video.index import located
 from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.fleet import Job, jobs_of, train_all, write_slurm
@@ -149,8 +150,7 @@ def test_the_slurm_script_starts_as_many_processes_as_can_share_the_batch(tmp_pa
 
 
 def test_every_stage_begins_with_its_own_folder(tmp_path):
-    mini = shipped("mini")
-    assert mini is not None
+    mini = located("mini")
     for job in jobs_of(presets.mini(), tmp_path, [], steps=None, init_from=mini):
         where = job.arguments.index("--init-from")
         assert job.arguments[where + 1] == str(mini / job.stage)

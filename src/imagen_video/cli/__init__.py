@@ -8,6 +8,7 @@ from tyro.conf import Positional
 
 from imagen_video.cli.data import Data, run_data
 from imagen_video.cli.distill import Distill, run_distill
+from imagen_video.cli.doctor import Doctor, run_doctor
 from imagen_video.cli.evaluate import Evaluate, Sweep, run_evaluate, run_sweep
 from imagen_video.cli.export import Export, run_export
 from imagen_video.cli.plan import Plan, run_plan
@@ -21,7 +22,7 @@ class Info:
     """Print a cascade as a table."""
 
     model: Positional[str] = "mini"
-    """A preset, file.py:function, or a folder."""
+    """A preset, file.py:function, a folder, or org/name of the hub."""
     json: bool = False
 
 
@@ -45,7 +46,9 @@ COMMANDS = {
     Data: run_data,
     Evaluate: run_evaluate,
     Sweep: run_sweep,
+    Doctor: run_doctor,
 }
+KINDS = {run.__name__.removeprefix("run_"): kind for kind, run in COMMANDS.items()}
 
 
 def _refuse_repeated(words: list[str]) -> None:
@@ -58,8 +61,7 @@ def _refuse_repeated(words: list[str]) -> None:
 
 def main() -> None:
     """Entry point: a bad input is one line on stderr and exit code 2."""
-    kinds = {run.__name__.removeprefix("run_"): kind for kind, run in COMMANDS.items()}
-    options = tyro.extras.subcommand_cli_from_dict(kinds, prog="imagen-video")
+    options = tyro.extras.subcommand_cli_from_dict(KINDS, prog="imagen-video")
     try:
         _refuse_repeated(sys.argv)
         COMMANDS[type(options)](options)

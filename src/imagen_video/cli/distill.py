@@ -18,7 +18,7 @@ class Distill:
     out: Path
     """Folder of a folder a round: weights, checkpoints, log, sheets, compared.png."""
     teacher: str = "mini"
-    """mini, or a cascade's folder."""
+    """mini, a cascade's folder, or org/name of the hub."""
     rounds: tuple[int, ...] = ()
     """The students' steps, such as 32 16 8 (default; 16 8 of upsampling stages)."""
     consistency: tuple[int, ...] = ()
@@ -55,14 +55,14 @@ def run_distill(options: Distill) -> None:
     import torch
 
     from imagen_video import presets
-    from imagen_video.cascade import shipped
+    from imagen_video.index import located
     from imagen_video.training.distill import DistillSpec, as_table, distill, put_in_place
     from imagen_video.training.job import JobSpec
     from imagen_video.training.run import RunSpec
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    folder = shipped(options.teacher) or Path(options.teacher)
+    folder = located(options.teacher, weights=True)
     cascade = presets.find(options.teacher)
     teacher = folder / cascade.stage(options.stage).name
     job, run = as_spec(JobSpec, options), as_spec(RunSpec, options)

@@ -40,7 +40,8 @@ class Evaluate(Asked):
     """
 
     model: Positional[str] = "mini"
-    """mini, a folder of save_pretrained, or a folder of .mp4 (prompts in .json or .txt beside)."""
+    """mini, a folder of save_pretrained, org/name of the hub, or a folder of .mp4 (prompts in .json
+    or .txt beside)."""
     out: Path = Path("out/evaluation")
     own: int | None = None
     """Clips that each upsampling stage makes from true low-resolution video; default as many as

@@ -21,12 +21,15 @@ class Export:
     """The checkpoint of each stage; best is the one with the lowest validation loss."""
     weights: Literal["average", "trained"] = "average"
     dtype: Literal["bf16", "fp32"] = "bf16"
+    push: str | None = None
+    """org/name of the Hugging Face hub, to upload the cascade to: its README, then --out."""
 
 
 def run_export(options: Export) -> None:
     import torch
 
     from imagen_video import presets
+    from imagen_video.cascade import Cascade
     from imagen_video.training.export import export_cascade, export_stage
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
@@ -41,3 +44,5 @@ def run_export(options: Export) -> None:
         options.run, spec, options.out, which=options.which, weights=options.weights, dtype=dtype
     )
     print(f"{options.out}: imagen-video generate ... --model {options.out}")
+    if options.push:
+        print(Cascade.from_pretrained(options.out, dtype=dtype).push_to_hub(options.push))

@@ -10,7 +10,7 @@ class Plan:
     """Say what training a cascade takes: memory and FLOPs, how to shard it, how long it lasts."""
 
     preset: Positional[str] = "paper"
-    """A preset, file.py:function, or a folder."""
+    """A preset, file.py:function, a folder, or org/name of the hub."""
     gpus: int = 8
     gpu_memory: float = 80.0
     """GiB of each."""

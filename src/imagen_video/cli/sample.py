@@ -24,7 +24,7 @@ class Generate:
     output: Annotated[Path, arg(aliases=["-o"])] = Path("video.mp4")
     """An mp4; of several prompts, number i is added to its name."""
     model: str = "mini"
-    """The cascade: mini, or a folder of save_pretrained."""
+    """The cascade: mini, a folder of save_pretrained, or org/name of the Hugging Face hub."""
     seed: int = 0
     """The same seed and prompt give the same video."""
     negative_prompt: str = ""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imagen_video.cascade import SPEC, Cascade, shipped
+from imagen_video.cascade import Cascade
 from imagen_video.data.stickers.concepts import COLOURS
 from imagen_video.data.stickers.evaluation import FIELDS
 from imagen_video.distributed import Ranks, started
@@ -17,6 +17,7 @@ from imagen_video.evaluation.records import Tools
 from imagen_video.evaluation.reference import DataReference, Reference, StickerReference, rotation
 from imagen_video.evaluation.report import Report, report_of
 from imagen_video.evaluation.run import Column, Counts, Evaluation, settings_of
+from imagen_video.index import INDEX, located
 from imagen_video.metrics.alignment import Aligner, ClipAligner, MatcherAligner
 from imagen_video.metrics.features import clip_extractor, digest, digest_of, frame_extractor
 from imagen_video.metrics.matcher import Matcher
@@ -60,12 +61,12 @@ class EvaluationSpec:
 
 
 def evaluate(model: str | Path, spec: EvaluationSpec, out: Path) -> Report | None:
-    """Evaluate "mini", a folder of save_pretrained, or a folder of videos, into `out`: records,
+    """Evaluate what `from_pretrained` takes, or a folder of videos, into `out`: records,
     report.json and report.html. What an earlier call recorded there is not made again; processes
     that torchrun started share the work, and only the first gets the report."""
     with started(spec.device) as ranks, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if shipped(str(model)) or (Path(model) / SPEC).is_file():
+        if (located(model) / INDEX).is_file():
             evaluation, settings = _of_cascade(str(model), spec, out, ranks)
         else:
             evaluation, settings = _of_videos(Path(model), spec, out, ranks)

@@ -13,6 +13,7 @@ import torch
 
 from imagen_video.cascade import Cascade
 from imagen_video.files import replacing
+from imagen_video.index import load_spec
 from imagen_video.lowres import low_from_truth
 from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.spec import CascadeSpec, StageSpec, TrainSpec
@@ -22,7 +23,7 @@ from imagen_video.training.run import RunSpec
 from imagen_video.training.sheets import COLUMNS, sample, what_to_show
 from imagen_video.training.student import Lesson
 from imagen_video.video import to_float, to_uint8
-from imagen_video.weights import load_spec, load_stage, working_dtype
+from imagen_video.weights import load_stage, working_dtype
 
 ROUND, COMPARED = "round.json", "compared.png"
 # A teacher's run in a comparison takes at most so many.

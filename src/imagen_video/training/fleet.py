@@ -13,9 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from imagen_video.files import replacing
+from imagen_video.index import SPEC
 from imagen_video.spec import CascadeSpec
 from imagen_video.training.run import NODE, noting_interrupt, ranks_for, with_steps
-from imagen_video.weights import SPEC
 
 # Seconds between two looks at the jobs.
 LOOK = 1.0

@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from imagen_video.files import replacing
+from imagen_video.index import MODEL
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage
 from imagen_video.unet.unet import VideoUNet
-from imagen_video.weights import MODEL, load_stage
+from imagen_video.weights import load_stage
 
 if TYPE_CHECKING:
     from peft import LoraConfig
