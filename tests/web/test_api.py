@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import time
 from io import BytesIO
 from pathlib import Path
@@ -330,3 +331,5 @@ def test_the_schema_names_every_route_and_error(client: TestClient):
     assert set(create["requestBody"]["content"]) == {"application/json", "multipart/form-data"}
     assert {"200", "400", "401", "409", "413", "429"} <= set(create["responses"])
     assert len(schema["paths"]) >= 9
+    names = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(schema)))
+    assert names == set(schema["components"]["schemas"])

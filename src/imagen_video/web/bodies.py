@@ -18,12 +18,23 @@ KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
 def body(kind: type[BaseModel], *types: str, file: bool = False) -> dict[str, Any]:
     """The schema of a body that is read by hand, so that a stranger's is not read at all."""
-    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
+    whole = kind.model_json_schema()
+    schema = _inlined(whole, whole.pop("$defs", {}))
     if file:
         schema["properties"]["video"] = {"type": "string", "format": "binary"}
         schema["required"] = ["video"]
     return {"requestBody": {"required": True, "content": {t: {"schema": schema} for t in types}}}
+
+
+def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
+    """The schema with each reference replaced by what it names."""
+    if isinstance(schema, list):
+        return [_inlined(part, parts) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(parts[schema["$ref"].rpartition("/")[2]], parts)
+    return {name: _inlined(part, parts) for name, part in schema.items()}
 
 
 async def read_body(request: Request) -> dict[str, Any]:
