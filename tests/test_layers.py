@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "imagen_video"
 LAYERS = (
     {"shapes", "files", "memory", "distributed", "video", "pictures", "pyav", "motion", "presets"}
-    | {"spec", "spec_unet", "spec_json"},
+    | {"spec", "spec_unet", "spec_json", "watermark", "signer", "provenance"},
     {"diffusion", "unet", "text"},
     {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info"},
     {"data", "training", "metrics"},
