@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_pem_x509_certificates
@@ -201,6 +203,19 @@ def own(folder, private, *, by=None):
 def test_keys_of_ones_own(tmp_path, make):
     path = save(tmp_path / "a.mp4", Signer.of_files(*own(tmp_path, make())))
     assert read_manifest(path).state == "valid"
+
+
+@pytest.mark.parametrize(
+    ("purpose", "fits"),
+    [("1.3.6.1.5.5.7.3.36", True), ("1.3.6.1.4.1.62558.2.1", True), ("1.3.6.1.5.5.7.3.1", False)],
+)
+def test_certificates_for_other_purposes(purpose, fits, monkeypatch):
+    wanted = x509.ExtendedKeyUsage([x509.ObjectIdentifier(purpose)])
+    monkeypatch.setattr(x509, "ExtendedKeyUsage", lambda _: wanted)
+    made = keys._new_pair()
+    signer = Signer(made["key.pem"], made["chain.pem"], b"es256")
+    with nullcontext() if fits else pytest.raises(ValueError, match="certificate is invalid"):
+        Marks(signer)
 
 
 def test_what_cannot_sign_is_refused_before_the_video_is_made(tmp_path, signer):

@@ -21,6 +21,8 @@ GENERATION, SOURCE = "imagen-video.generation", "source"
 """The assertion that holds how the video was made, and the name of the video it was made from."""
 UNASKED = ("prompt", "negative_prompt", "input", "source")
 """What the user typed: it goes into a file only when asked to."""
+# What a certificate must be for, one of these: email protection, document signing, C2PA claims.
+PURPOSES = "1.3.6.1.5.5.7.3.4\n1.3.6.1.5.5.7.3.36\n1.3.6.1.4.1.62558.2.1"
 SETTINGS = {
     "version": 1,
     "builder": {"thumbnail": {"enabled": False}},
@@ -159,9 +161,10 @@ def _add_source(builder: Any, file: Any) -> None:
 
 
 def _context(c2pa: Any, trust: str | Path | None = None) -> Any:
-    anchors = {"trust": {"trust_anchors": Path(trust).read_text()}} if trust else {}
+    purposes = {"trust_config": PURPOSES}
+    anchors = {"trust_anchors": Path(trust).read_text()} if trust else {}
     try:
-        return c2pa.Context(c2pa.Settings.from_dict({**SETTINGS, **anchors}))
+        return c2pa.Context(c2pa.Settings.from_dict({**SETTINGS, "trust": {**purposes, **anchors}}))
     except c2pa.C2paError as error:
         raise ValueError(f"{trust} holds no certificates in PEM: {error}") from error
 
