@@ -22,6 +22,7 @@ from pathlib import Path
 
 import av
 import torch
+import torch.nn.functional as F
 from common import machine, stopwatch, table
 
 from imagen_video import watermark
@@ -137,11 +138,11 @@ def written(frames: Frames, folder: Path) -> tuple[Frames, int]:
     return read_video(path).frames, path.stat().st_size
 
 
-def crf28(frames: Frames, folder: Path) -> Frames:
-    """Through libx264 at crf 28, preset medium."""
-    path, (height, width) = folder / "crf28.mp4", frames.shape[-2:]
+def coded(frames: Frames, folder: Path, crf: int = 28) -> Frames:
+    """Through libx264, preset medium."""
+    path, (height, width) = folder / "coded.mp4", frames.shape[-2:]
     with av.open(str(path), "w") as container:
-        options = {"crf": "28", "preset": "medium"}
+        options = {"crf": str(crf), "preset": "medium"}
         stream = container.add_stream("libx264", rate=24, options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for frame in frames:
@@ -154,7 +155,26 @@ def crf28(frames: Frames, folder: Path) -> Frames:
 def half(frames: Frames) -> Frames:
     """Half the height and width, antialiased."""
     height, width = (side // 4 * 2 for side in frames.shape[-2:])
+    return resized(frames, height, width)
+
+
+def resized(frames: Frames, height: int, width: int) -> Frames:
     return to_uint8(resize(to_float(frames)[None], height, width)[0])
+
+
+def turned(frames: Frames, degrees: float) -> Frames:
+    """About the centre, within the frame."""
+    angle = math.radians(degrees)
+    height, width = frames.shape[-2:]
+    turn = torch.tensor(
+        [
+            [math.cos(angle), -math.sin(angle) * height / width, 0],
+            [math.sin(angle) * width / height, math.cos(angle), 0],
+        ]
+    )
+    grid = F.affine_grid(turn[None], [1, 3, height, width], align_corners=False)
+    parts = [F.grid_sample(frame[None].float(), grid, align_corners=False) for frame in frames]
+    return torch.cat(parts).round().to(torch.uint8)
 
 
 def cropped(frames: Frames, rng: random.Random) -> Frames:
@@ -168,10 +188,44 @@ def cropped(frames: Frames, rng: random.Random) -> Frames:
 def attacked(frames: Frames, folder: Path, seed: int) -> Iterator[tuple[str, Frames]]:
     cut = cropped(frames, random.Random(seed))
     yield "as written", frames
-    yield "crf 28", crf28(frames, folder)
+    yield "crf 28", coded(frames, folder)
     yield "half", half(frames)
     yield "crop", cut
-    yield "all three", crf28(half(cut), folder)
+    yield "all three", coded(half(cut), folder)
+
+
+def ruined(frames: Frames, folder: Path) -> Iterator[tuple[str, Frames]]:
+    """Where it ends, on large frames."""
+    height, width = frames.shape[-2:]
+    yield "crf 34", coded(frames, folder, 34)
+    yield "crf 40", coded(frames, folder, 40)
+    yield "a quarter of the size", resized(frames, height // 4, width // 4)
+    yield "a quarter of the size, crf 28", coded(resized(frames, height // 4, width // 4), folder)
+    yield "a quarter of the area, cut out", frames[:, :, : height // 2, : width // 2]
+    yield "a sixteenth of the area, cut out", frames[:, :, : height // 4, : width // 4]
+    yield "stretched by 1 %", resized(frames, height, round(width * 1.01))
+    yield "stretched by 5 %", resized(frames, height, round(width * 1.05))
+    yield "turned by 0.5 degrees", turned(frames, 0.5)
+    yield "turned by 2 degrees", turned(frames, 2)
+    yield "mirrored", frames.flip(-1)
+    noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
+    yield "noise of 8 levels", (frames + 8 * noise).round().clamp(0, 255).to(torch.uint8)
+
+
+def limits(videos: list[Path], folder: Path) -> str:
+    """The first eight of 768x1280 among the given, of which LENGTH frames."""
+    found: dict[str, list[watermark.Detection]] = {}
+    large = [path for path in videos if video_info(path).height == 768][:8]
+    for path in large:
+        marked = watermark.mark(read_video(path, max_frames=LENGTH).frames)
+        for name, video in ruined(written(marked, folder)[0], folder):
+            found.setdefault(name, []).append(watermark.detect(spread(video)))
+    rows = []
+    for name, each in found.items():
+        zs = sorted(detection.z for detection in each)
+        count = sum(detection.found for detection in each)
+        rows.append((name, f"{count} of {len(each)}", f"{zs[0]:.1f}", f"{zs[len(zs) // 2]:.1f}"))
+    return table(("then", "found", "least z", "median z"), rows)
 
 
 def psnr(frames: Frames, marked: Frames) -> float:
@@ -252,8 +306,9 @@ def main() -> None:
         videos = sorted(parser.parse_args().videos)
         taken = times(folder)
         tallies, null = measure(videos, folder)
+        ends = limits(videos, folder)
     print(machine(), taken, sep="\n")
-    print("found (least z, median z):", found_table(tallies), null_table(null), sep="\n\n")
+    print("found (least z, median z):", found_table(tallies), null_table(null), ends, sep="\n\n")
 
 
 if __name__ == "__main__":
