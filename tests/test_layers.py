@@ -9,7 +9,7 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "imagen_video"
 LAYERS = (
     {"shapes", "files", "memory", "distributed", "video", "pictures", "pyav", "motion", "presets"}
-    | {"spec", "spec_unet", "spec_json", "index", "hub"},
+    | {"spec", "spec_unet", "spec_json", "index", "hub", "watermark", "signer", "provenance"},
     {"diffusion", "unet", "text"},
     {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info", "card", "adapters"},
     {"data", "training", "metrics"},

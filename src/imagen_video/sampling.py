@@ -3,7 +3,8 @@
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ CHUNK = 4
 # Values of a video sampled at once by `run_in_parts`, more than a 128x768x1280 clip has: a float32
 # tensor of this size is 2 GiB (of a stage without windows there are three).
 PART = 2**29
+
+Writer = Callable[..., AbstractContextManager[VideoWriter]]
+"""What makes a file of frames: VideoWriter's arguments."""
 
 
 @dataclass
@@ -58,9 +62,10 @@ class Sample:
     stages: Mapping[str, UInt8[torch.Tensor, "b _f _c _h _w"]]
     metadata: tuple[dict[str, Any], ...]
 
-    def save(self, path: str | Path, *, index: int = 0) -> None:
+    def save(self, path: str | Path, *, index: int = 0, writer: Writer = VideoWriter) -> None:
         """Write video `index` as H.264 mp4, with its metadata inside and in a JSON beside it."""
-        save_video(path, self.frames[index], fps=self.fps, metadata=self.metadata[index])
+        facts = self.metadata[index]
+        save_video(path, self.frames[index], fps=self.fps, metadata=facts, writer=writer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,13 +246,21 @@ def _check_negative(guided: list[Stage]) -> None:
         )
 
 
-def save_video(path: str | Path, frames: Frames, *, fps: float, metadata: dict[str, Any]) -> None:
-    """mp4 with metadata inside, and the same as JSON beside it."""
+def save_video(
+    path: str | Path,
+    frames: Frames,
+    *,
+    fps: float,
+    metadata: dict[str, Any],
+    writer: Writer = VideoWriter,
+) -> None:
+    """mp4 with metadata inside, and the same as JSON beside it; `provenance.Marks` has another
+    `writer`, which watermarks and signs."""
     path = Path(path)
     height, width = frames.shape[-2:]
-    with VideoWriter(path, height=height, width=width, fps=fps, metadata=metadata) as writer:
+    with writer(path, height=height, width=width, fps=fps, metadata=metadata) as file:
         for start in range(0, len(frames), CHUNK):
-            writer.write(frames[start : start + CHUNK])
+            file.write(frames[start : start + CHUNK])
     with replacing(path.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(metadata, indent=2) + "\n")
 

@@ -242,8 +242,10 @@ def video_info(path: str | Path) -> VideoInfo:
     return VideoInfo(count, height, width, fps, metadata if isinstance(metadata, dict) else {})
 
 
-def iter_video(path: str | Path) -> Generator[UInt8[Tensor, "c h w"], None, None]:
-    """Upright RGB frames one by one; what is transparent lies on white.
+def iter_video(
+    path: str | Path, *, every: int = 1
+) -> Generator[UInt8[Tensor, "c h w"], None, None]:
+    """Upright RGB frames one by one, or one in `every`; what is transparent lies on white.
 
     ValueError, when the first frame is asked for, if the file is missing, corrupt or empty.
     """
@@ -253,7 +255,7 @@ def iter_video(path: str | Path) -> Generator[UInt8[Tensor, "c h w"], None, None
     with pyav.opened(path) as (container, stream):
         stream.thread_type = "AUTO"
         size = None
-        for frame in container.decode(stream):
+        for frame in islice(container.decode(stream), 0, None, every):
             image = pyav.upright_rgb(frame, reformatter)
             if size not in (None, image.shape):
                 raise ValueError(f"{str(path)!r} changes its size from {size} to {image.shape}")

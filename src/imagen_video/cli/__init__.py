@@ -12,6 +12,7 @@ from imagen_video.cli.doctor import Doctor, run_doctor
 from imagen_video.cli.evaluate import Evaluate, Sweep, run_evaluate, run_sweep
 from imagen_video.cli.export import Export, run_export
 from imagen_video.cli.plan import Plan, run_plan
+from imagen_video.cli.provenance import Inspect, run_inspect
 from imagen_video.cli.sample import Generate, Upscale, run_generate, run_upscale
 from imagen_video.cli.serve import Serve, run_serve
 from imagen_video.cli.train import Train, run_train
@@ -42,6 +43,7 @@ COMMANDS = {
     Distill: run_distill,
     Export: run_export,
     Info: run_info,
+    Inspect: run_inspect,
     Plan: run_plan,
     Data: run_data,
     Evaluate: run_evaluate,

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
+from imagen_video.cli.provenance import Provenance
+
 if TYPE_CHECKING:  # torch takes a second to import: only commands that need it pay
     from imagen_video.sampling import Progress
     from imagen_video.video import VideoClip
 
 
 @dataclass
-class Generate:
+class Generate(Provenance):
     """Make a video from every prompt."""
 
     prompts: Positional[tuple[str, ...]] = ()
@@ -48,7 +50,7 @@ class Generate:
 
 
 @dataclass
-class Upscale:
+class Upscale(Provenance):
     """Super-resolve a video: every frame is kept, nothing is rescaled."""
 
     video: Positional[Path]
@@ -73,6 +75,7 @@ def run_generate(options: Generate) -> None:
     prompts = _prompts(options)
     outputs = _outputs(options.output, len(prompts))
     _probe(outputs)
+    writer = options.writer(source=options.input)
     low = _read(options.input) if options.input else None
     wanted = SampleSpec(
         seed=options.seed,
@@ -97,7 +100,7 @@ def run_generate(options: Generate) -> None:
             output = output.with_stem(f"{output.stem}.{progress.stage}")
         elif progress.stage != last:
             continue
-        save_video(output, progress.video, fps=progress.fps, metadata=facts)
+        save_video(output, progress.video, fps=progress.fps, metadata=facts, writer=writer)
         print(f"{output}: {_describe(progress)}")
 
 
@@ -108,6 +111,7 @@ def run_upscale(options: Upscale) -> None:
     from imagen_video.video import read_video
 
     _probe([options.output])
+    writer = options.writer(source=options.video)
     clip = read_video(options.video, max_frames=options.max_frames)
     keep_freed_memory()
     cascade = Cascade.from_pretrained(options.model, device=options.device)
@@ -127,7 +131,7 @@ def run_upscale(options: Upscale) -> None:
     wanted = SampleSpec(seed=options.seed, steps=options.steps, guidance=0.0)
     more = {"source": str(options.video), "stages": options.stages}
     facts = cascade.metadata([options.prompt], 0, wanted, **more)
-    save_video(options.output, video, fps=fps, metadata=facts)
+    save_video(options.output, video, fps=fps, metadata=facts, writer=writer)
     print(f"{options.output}: {len(video)} frames of {video.shape[-1]}x{video.shape[-2]}")
 
 
