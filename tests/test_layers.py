@@ -11,7 +11,7 @@ LAYERS = (
     {"shapes", "files", "memory", "distributed", "video", "pictures", "pyav", "motion", "presets"}
     | {"spec", "spec_unet", "spec_json"},
     {"diffusion", "unet", "text"},
-    {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info"},
+    {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info", "safety"},
     {"data", "training", "metrics"},
     {"evaluation"},
     {"cli"},
