@@ -4,9 +4,11 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from imagen_video.safety.policy import Policy
 from imagen_video.safety.refusal import FrameCheck, Refusal
+from imagen_video.shapes import UInt8
 from imagen_video.video import Frames
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def explicit(policy: Policy) -> FrameCheck:
     return check
 
 
-def spaced(frames: Frames) -> Frames:
+def spaced(frames: Frames) -> UInt8[Tensor, "_ c h w"]:
     """LOOKED_AT frames, or all of fewer."""
     count = min(LOOKED_AT, len(frames))
     return frames[torch.linspace(0, len(frames) - 1, count).round().long()]

@@ -27,6 +27,8 @@ PART = 160
 TOKENS = 512
 """A letter is at most three tokens, so nothing of a part is cut."""
 
+BATCH = 64
+
 
 class Meaning:
     """Scores in (0, 1) of each category."""
@@ -88,8 +90,9 @@ class Meant:
 
 def sentences(texts: Sequence[str]) -> Float[Tensor, "b d"]:
     """Mean embeddings of the tokens, of length 1."""
-    embedding = encoder()(texts)
-    return torch.nn.functional.normalize(embedding.tokens.sum(1), dim=1)
+    batches = [texts[i : i + BATCH] for i in range(0, len(texts), BATCH)]
+    means = torch.cat([encoder()(batch).tokens.sum(1) for batch in batches])
+    return torch.nn.functional.normalize(means, dim=1)
 
 
 def read(prompt: str, allowed: re.Pattern[str] = re.compile("(?!)")) -> list[str]:

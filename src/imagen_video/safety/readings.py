@@ -28,6 +28,9 @@ BLANKS = re.compile("[\u115f\u1160\u3164\uffa0\u2800]")
 WORD = re.compile(r"[a-z0-9]+")
 BETWEEN = re.compile(r"[._~·•^,:;\\+=#\-–—/'’\"()\[\]{}<>`´&]+")
 EDGES = ".,;:?'’\"()[]{}<>-–—_/~`´…"
+WIDE = re.compile(r"(?<=\S\s\S)\s{2,}(?=\S\s\S)")
+"""The space between two words in single letters."""
+MEASURE = re.compile(r"\d+(?:[dkpsxmg]|st|nd|rd|th|mm|cm|km|kg|am|pm|hz|fps|px|mb|gb)")
 LETTER = re.compile(
     r".*(?:LATIN|REGIONAL INDICATOR).* LETTER (?:SMALL CAPITAL )?([A-Z])(?: WITH .*)?"
 )
@@ -53,7 +56,8 @@ def readings(prompt: str) -> list[Reading]:
     texts, words = [], []
     for meant in _undone(seen):
         texts.append(meant[0])
-        words += [frozenset(meant)] if len(meant) > 1 else map(_one, WORD.findall(meant[0]))
+        hidden = len(meant) > 1 or "*" in meant[0]
+        words += [frozenset(meant)] if hidden else map(_one, WORD.findall(meant[0]))
     undone = Reading(" ".join(texts), tuple(words))
     return found if undone.words == found[0].words else [*found, undone]
 
@@ -87,7 +91,7 @@ def _one(word: str) -> frozenset[str]:
 
 def _undone(seen: str) -> Iterator[list[str]]:
     """Word by word what may be meant, the likeliest first; a word that hides nothing is itself."""
-    for part in re.split(r"\s{2,}", seen):
+    for part in WIDE.split(seen):
         tokens = [_core(token) for token in part.split()]
         start = 0
         while start < len(tokens):
@@ -133,7 +137,7 @@ def _meant(token: str) -> list[str]:
     word = "".join(pieces) if spaced else token
     hides = any(c in STANDS_FOR for c in word) and any(c.isalpha() for c in word)
     odd = "*" in word or any(c in SOUNDS for c in word)
-    if not (spaced or odd or hides) or re.fullmatch(r"\d+[a-z]{1,2}", word):
+    if not (spaced or odd or hides) or MEASURE.fullmatch(word):
         return [token.translate(LOOKALIKES)]
     options = (SOUNDS.get(c) or STANDS_FOR.get(c) or c.translate(LOOKALIKES) for c in word)
     return ["".join(letters) for letters in islice(product(*options), MOST)]

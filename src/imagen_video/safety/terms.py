@@ -48,7 +48,9 @@ class Terms:
             self._starting[term.words[0]].append(term)
             for word in term.words:
                 self._shaped[_squeezed(word)].add(word)
-        self._words = sorted({word for words in self._shaped.values() for word in words})
+        single = [term for terms in self._starting.values() for term in terms if not term.words[1:]]
+        allowed = {term.words[0] for term in single if term.category is None}
+        self._denied_words = {term.words[0] for term in single} - allowed
 
     def __call__(self, prompt: str) -> Refusal | None:
         found = {place.category for r in readings(prompt) for place in self._denied(r)}
@@ -86,11 +88,11 @@ class Terms:
         return found
 
     def _starred(self, form: str) -> set[str]:
-        """The words that "f*ck" may be, if it shows two letters of them."""
+        """The denied words that "f*ck" may be, if it shows two letters of them."""
         if sum(c.isalpha() for c in form) < 2:
             return set()
         pattern = re.compile(re.escape(form).replace(r"\*", "[a-z]"))
-        return {word for word in self._words if pattern.fullmatch(word)}
+        return {word for word in self._denied_words if pattern.fullmatch(word)}
 
 
 def _terms(policy: Policy) -> Iterator[Term]:
