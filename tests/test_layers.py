@@ -11,7 +11,8 @@ LAYERS = (
     {"shapes", "files", "memory", "distributed", "video", "pictures", "pyav", "motion", "presets"}
     | {"spec", "spec_unet", "spec_json", "index", "hub", "watermark", "signer", "provenance"},
     {"diffusion", "unet", "text"},
-    {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info", "card", "adapters"},
+    {"lowres", "weights", "stage", "sampling", "pipeline", "cascade", "info", "card", "adapters"}
+    | {"safety"},
     {"data", "training", "metrics"},
     {"evaluation", "web", "doctor"},
     {"cli"},

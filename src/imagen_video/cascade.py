@@ -125,9 +125,15 @@ class Cascade:
         """Sample one video a prompt; `options` are the fields of `SampleSpec`."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         wanted = SampleSpec(**options)
+        return self.collect(self.stream(prompts, wanted), prompts, wanted)
+
+    def collect(
+        self, steps: Iterator[Progress], prompts: Sequence[str], wanted: SampleSpec
+    ) -> Sample:
+        """The videos of all stages of a `stream` of these."""
         videos: dict[str, list[Frames]] = {}
         fps = 0.0
-        for progress in self.stream(prompts, wanted):
+        for progress in steps:
             if progress.video is not None:
                 videos.setdefault(progress.stage, []).append(progress.video)
                 fps = progress.fps

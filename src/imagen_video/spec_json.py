@@ -28,11 +28,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         options = [option for option in get_args(kind) if option is not type(None)]
         return None if value is None else _build(options[0], value, where)
     if get_origin(kind) is tuple:
-        items = get_args(kind)
-        if not isinstance(value, list):
-            raise ValueError(f"{where}: expected a list, got {value!r}")
-        inner = [items[0]] * len(value) if items[-1] is Ellipsis else items
-        return tuple(_build(k, v, where) for k, v in zip(inner, value, strict=True))
+        return _build_tuple(get_args(kind), value, where)
+    if get_origin(kind) is dict:
+        return _build_dict(get_args(kind)[1], value, where)
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise ValueError(f"{where}: {value!r} is none of {', '.join(get_args(kind))}")
@@ -42,6 +40,19 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value
+
+
+def _build_tuple(items: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: expected a list, got {value!r}")
+    inner = [items[0]] * len(value) if items[-1] is Ellipsis else items
+    return tuple(_build(k, v, where) for k, v in zip(inner, value, strict=True))
+
+
+def _build_dict(kind: Any, value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected an object, got {value!r}")
+    return {name: _build(kind, v, f"{where}.{name}") for name, v in value.items()}
 
 
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:

