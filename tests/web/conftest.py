@@ -21,6 +21,14 @@ from imagen_video.web.server import application
 from imagen_video.web.uploads import Limits
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keys are made there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tiny: Cascade, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from imagen_video.cascade import Cascade
+from imagen_video.safety import Filters, Refusal
 from imagen_video.sampling import SampleSpec, save_video
 from imagen_video.video import read_video
 from imagen_video.web.desk import Desk
@@ -293,21 +294,51 @@ def test_videos_that_fill_too_much_of_the_disk_go(tiny: Cascade, tmp_path: Path)
             time.sleep(0.05)
 
 
-def test_a_failing_job_lets_the_next_one_through(tiny: Cascade, tmp_path: Path):
+def test_a_failing_job_lets_the_next_one_through(
+    tiny: Cascade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """A disk that is full, as far as the first job can tell."""
     left = [1]
 
-    def save(*args, **options) -> None:
+    def full_once(*args, **options) -> None:
         if left:
             left.pop()
             raise OSError(28, "No space left on device")
         save_video(*args, **options)
 
-    desk = Desk([tiny], Jobs(tmp_path), limits=Limits(), save=save)
+    monkeypatch.setattr("imagen_video.web.maker.save_video", full_once)
+    desk = Desk([tiny], Jobs(tmp_path), limits=Limits())
     with TestClient(application(desk)) as client:
         failed = finished(client, create(client, size="12x8")["id"])
         assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
         assert finished(client, create(client, size="12x8")["id"])["status"] == "completed"
+
+
+def test_prompts_are_refused_and_videos_withheld(tiny: Cascade, tmp_path: Path):
+    """With a reason, and no file is left of what is withheld."""
+
+    def check(frames) -> Refusal | None:
+        return Refusal("noise", "it is noise") if frames.shape[-1] == 96 else None
+
+    def words(prompt: str) -> Refusal | None:
+        return Refusal("birds", "no birds") if "duck" in prompt else None
+
+    filters = Filters(prompt_checks=[words], frame_checks=[check])
+    desk = Desk([tiny], Jobs(tmp_path), limits=Limits(), filters=filters)
+    with TestClient(application(desk)) as client:
+        answer = client.post("/v1/videos", json={"prompt": "a duck"})
+        assert refused(answer, 400) == "the prompt is refused (birds): no birds"
+        assert answer.json()["error"]["code"] == "birds"
+        job = finished(client, create(client, prompt="a cat")["id"])
+        assert job["status"] == "failed"
+        assert job["error"] == {"code": "noise", "message": "it is noise"}
+        assert job["stages"] == [] and not desk.jobs.folder(job["id"]).exists()
+        refused(client.get(f"/v1/videos/{job['id']}/content"), 409)
+        smaller = create(client, prompt="a cat", size="48x32")
+        assert finished(client, smaller["id"])["status"] == "completed"
+        text = client.get("/metrics").text
+        assert 'refused_total{category="birds",what="prompt"} 1.0' in text
+        assert 'refused_total{category="noise",what="video"} 1.0' in text
 
 
 def test_metrics_count_stages_and_jobs(client: TestClient):

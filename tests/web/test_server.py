@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import Server, finished
 
+from imagen_video.provenance import read_manifest
 from imagen_video.video import read_video
 
 LONG = {"tsr3": {"steps": 20}, "ssr3": {"steps": 20}}
@@ -41,11 +42,17 @@ def test_the_openai_client(server: Server, tmp_path: Path):
         )
         assert (video.status, video.progress, video.model_extra["seed"]) == ("completed", 100, 7)
         client.videos.download_content(video.id).write_to_file(tmp_path / "a.mp4")
+        manifest = read_manifest(tmp_path / "a.mp4")
+        assert (manifest.state, manifest.facts["seed"]) == ("valid", 7)
+        assert b"a duck" not in (tmp_path / "a.mp4").read_bytes()
         assert read_video(tmp_path / "a.mp4").frames.shape == (24, 3, 32, 48)
         assert [found.id for found in client.videos.list(limit=1)] == [video.id]
         assert client.models.list().data[0].id == "tiny"
         with pytest.raises(openai.BadRequestError, match="12x8, 24x16, 48x32, 96x64"):
             client.videos.create(prompt="a duck", size="1280x720")
+        with pytest.raises(openai.BadRequestError, match="the prompt is refused") as refused:
+            client.videos.create(prompt="a naked woman")
+        assert refused.value.code == "sexual"
         assert client.videos.delete(video.id).deleted
         with pytest.raises(openai.NotFoundError):
             client.videos.retrieve(video.id)
@@ -114,6 +121,9 @@ def test_a_browser_makes_a_video(tiny_folder: Path, tmp_path: Path):
         page.goto(server.url)
         page.get_by_label("Prompt", exact=True).press("Enter")
         page.locator("[role=alert]", has_text="what the video shows").wait_for()
+        page.get_by_label("Prompt", exact=True).fill("a naked woman")
+        page.get_by_role("button", name="Make the video").click()
+        page.locator("[role=alert]", has_text="the prompt is refused (sexual)").wait_for()
         page.get_by_label("Prompt", exact=True).fill("a duck")
         page.get_by_role("button", name="Make the video").press("Enter")
         page.locator("progress").wait_for()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 if TYPE_CHECKING:  # torch takes a second to import: only commands that need it pay
-    from imagen_video.provenance import Manifest, Report
+    from imagen_video.provenance import Manifest, Marks, Report
     from imagen_video.sampling import Writer
 
 
@@ -28,21 +28,27 @@ class Provenance:
 
     def writer(self, *, source: Path | None) -> "Writer":
         """How files are written: plainly, or with marks; `source` is what they are made from."""
-        from imagen_video.provenance import Marks
-        from imagen_video.signer import Signer
         from imagen_video.video import VideoWriter
 
+        marks = self.marks()
+        return partial(marks.writer, source=source) if marks else VideoWriter
+
+    def marks(self) -> "Marks | None":
+        """What goes into every video, if anything."""
         if not self.provenance:
             if self.tell_prompt or self.c2pa_key or self.c2pa_cert:
                 raise ValueError("--tell-prompt, --c2pa-key and --c2pa-cert go with --provenance")
-            return VideoWriter
+            return None
         if (self.c2pa_key is None) != (self.c2pa_cert is None):
             raise ValueError("--c2pa-key and --c2pa-cert go together: give both or neither")
+        from imagen_video.provenance import Marks
+        from imagen_video.signer import Signer
+
         if self.c2pa_key and self.c2pa_cert:
             signer = Signer.of_files(self.c2pa_key, self.c2pa_cert)
         else:
             signer = Signer.local()
-        return partial(Marks(signer, prompt=self.tell_prompt).writer, source=source)
+        return Marks(signer, prompt=self.tell_prompt)
 
 
 @dataclass

@@ -5,12 +5,20 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imagen_video.cli.provenance import Provenance
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from imagen_video.safety import Filters
 
 KEYS = "IMAGEN_VIDEO_API_KEYS"
 
 
 @dataclass(kw_only=True)
-class Serve:
+class Serve(Provenance):
     """Serve a page and an HTTP API in the shape of OpenAI's videos endpoint, with a queue on disk.
 
     Ended in whatever way, the same command goes on with the jobs where they were.
@@ -32,6 +40,14 @@ class Serve:
     """Finished videos are removed after so many days."""
     disk_share: float = 0.5
     """The oldest go earlier where videos fill more than this share of the disk."""
+    filters: bool = True
+    """Refuse prompts and withhold videos by the safety filters."""
+    policy: Path | None = None
+    """What the filters go by, a JSON file (default: the shipped policy)."""
+    log_prompts: bool = False
+    """The log holds what was refused, not only why."""
+    provenance: bool = True
+    """Watermark every video and sign a C2PA manifest into it, which leaves the prompt out."""
 
 
 def run_serve(options: Serve) -> None:
@@ -59,20 +75,31 @@ def run_serve(options: Serve) -> None:
         uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=5)
 
 
-def _application(options: Serve, keys: list[str]):
+def _application(options: Serve, keys: list[str]) -> "FastAPI":
     import logging
 
     from imagen_video.cascade import Cascade
     from imagen_video.memory import keep_freed_memory
     from imagen_video.web.desk import Desk
     from imagen_video.web.jobs import Jobs
-    from imagen_video.web.page import mount
-    from imagen_video.web.server import application
+    from imagen_video.web.server import application, with_page
     from imagen_video.web.uploads import Limits
 
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
     keep_freed_memory()
     cascades = [Cascade.from_pretrained(options.model, device=name) for name in options.device]
     limits = Limits(queue=options.queue, keep_days=options.keep_days, disk_share=options.disk_share)
-    desk = Desk(cascades, Jobs(options.data), limits=limits)
-    return mount(application(desk, keys=keys), desk, keys)
+    filters = _filters(options)
+    desk = Desk(cascades, Jobs(options.data), limits=limits, filters=filters, marks=options.marks())
+    return with_page(application(desk, keys=keys), desk, keys)
+
+
+def _filters(options: Serve) -> "Filters | None":
+    from imagen_video.safety import Filters, Policy
+
+    if not options.filters:
+        if options.policy or options.log_prompts:
+            raise ValueError("--policy and --log-prompts are for the filters, which are off")
+        return None
+    policy = Policy.read(options.policy) if options.policy else None
+    return Filters.of(policy, log_prompts=options.log_prompts)

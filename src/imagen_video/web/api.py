@@ -14,6 +14,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import UploadFile
 
 from imagen_video import __version__
+from imagen_video.safety import Refused
 from imagen_video.web.bodies import FORM, body, idempotency_key, read_body
 from imagen_video.web.desk import Desk
 from imagen_video.web.jobs import Full, Job, Taken
@@ -230,6 +231,8 @@ async def accepted(submit: Callable[..., Job], *asked: Any, key: str | None) -> 
         return await run_in_threadpool(submit, *asked, key=key)
     except Full as error:
         raise HTTPException(429, f"{error}: try later", headers={"Retry-After": "60"}) from error
+    except Refused:
+        raise
     except ValueError as error:
         raise HTTPException(409 if isinstance(error, Taken) else 400, str(error)) from error
 

@@ -11,6 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from imagen_video.safety import Refused
+
 FORM = "multipart/form-data"
 FIELD = re.compile(r"\[([^\[\]]*)\]")
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
@@ -84,6 +86,10 @@ def add_errors(app: FastAPI) -> None:
     def plain(_: Request, error: StarletteHTTPException) -> JSONResponse:
         return answer(error.status_code, str(error.detail), headers=error.headers)
 
+    @app.exception_handler(Refused)
+    def refused(_: Request, error: Refused) -> JSONResponse:
+        return answer(400, refused_in_words(error), "prompt", code=error.refusal.category)
+
     @app.exception_handler(RequestValidationError)
     def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         return answer(400, *first_fault(error.errors()))
@@ -93,11 +99,18 @@ def add_errors(app: FastAPI) -> None:
         return answer(400, *first_fault(error.errors(include_url=False)))
 
 
-def answer(status: int, message: str, param: str | None = None, **more: Any) -> JSONResponse:
+def answer(
+    status: int, message: str, param: str | None = None, *, code: str | None = None, **more: Any
+) -> JSONResponse:
     """An error."""
     kind = KINDS.get(status, "invalid_request_error")
-    fault = {"message": message, "type": kind, "param": param, "code": None}
+    fault = {"message": message, "type": kind, "param": param, "code": code}
     return JSONResponse({"error": fault}, status, **more)
+
+
+def refused_in_words(error: Refused) -> str:
+    """For who asked; never with the prompt."""
+    return f"the prompt is refused ({error.refusal.category}): {error.refusal.reason}"
 
 
 def first_fault(faults: Sequence[Any]) -> tuple[str, str]:

@@ -8,11 +8,16 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from imagen_video.cascade import Cascade
-from imagen_video.sampling import Progress, save_video
+from imagen_video.provenance import Marks
+from imagen_video.safety import Filters, Guarded, Refusal, Refused, guarded
+from imagen_video.safety.frames import READABLE
+from imagen_video.sampling import Progress, Writer
+from imagen_video.video import VideoWriter
 from imagen_video.web import maker, previews
 from imagen_video.web.jobs import Job, Jobs, new_id
 from imagen_video.web.metrics import Metrics
@@ -49,9 +54,12 @@ class Desk:
         jobs: Jobs,
         *,
         limits: Limits,
-        save: maker.Save = save_video,
+        filters: Filters | None = None,
+        marks: Marks | None = None,
     ):
-        self.cascades, self.jobs, self.limits, self.save = cascades, jobs, limits, save
+        """`filters` refuse prompts and withhold videos, `marks` go into every video."""
+        self.cascades, self.jobs, self.limits = cascades, jobs, limits
+        self.filters, self.marks = filters, marks
         self.offer = Offer.of(cascades[0].spec)
         self.pace = Pace(cascades[0].spec)
         self.metrics = Metrics(jobs.waiting)
@@ -80,7 +88,8 @@ class Desk:
         self.jobs.close()
 
     def submit(self, request: VideoRequest, *, key: str | None = None) -> Job:
-        """Queue a video; ValueError for what cannot be made, `jobs.Full` where too many wait."""
+        """Queue a video; ValueError for what cannot be made, Refused for what the filters refuse,
+        `jobs.Full` where too many wait."""
         wanted = self.offer.wanted(request)
         tuned(self.cascades[0], request).plan(wanted)
         return self._add(new_id(), request, key)
@@ -88,7 +97,7 @@ class Desk:
     def submit_upload(
         self, request: UpscaleRequest, upload: BinaryIO, *, key: str | None = None
     ) -> Job:
-        """Queue the upscaling of a video; ValueError and `jobs.Full` as `submit`."""
+        """Queue the upscaling of a video; errors as `submit`."""
         stages = self.offer.upsampling(request)
         id = new_id()
         folder = self.jobs.folder(id)
@@ -106,6 +115,7 @@ class Desk:
         return job
 
     def _add(self, id: str, request: Settings, key: str | None, **more: Any) -> Job:
+        self._refuse(request.prompt)
         facts = {**request.model_dump(), **more}
         if key and "seed" not in request.model_fields_set:
             # The repeated request is to be the same one.
@@ -114,6 +124,15 @@ class Desk:
         with self._queued:
             self._queued.notify()
         return job
+
+    def _refuse(self, prompt: str) -> None:
+        if self.filters is None:
+            return
+        try:
+            self.filters.refuse_prompts([prompt])
+        except Refused as error:
+            self.metrics.refused("prompt", error.refusal.category)
+            raise
 
     def cancel(self, job: Job) -> None:
         """End a job that is not over: it fails as cancelled, at once or after the current step."""
@@ -163,6 +182,8 @@ class Desk:
             live = self.live[job.id] = Live()
             try:
                 self._make(cascade, job, live)
+            except Refused as error:
+                self._withhold(job, error.refusal)
             except Exception as error:
                 # The job is at fault or the disk is full: the queue goes on.
                 LOG.exception("%s failed", job.id)
@@ -180,12 +201,13 @@ class Desk:
         row = self.jobs.get(job.id)
         if row is None or row.over:  # ended before anyone could tell the worker
             return
-        task = maker.task(cascade, job, folder)
+        task = maker.task(cascade, job, folder, self._around)
         journey = Journey(task.legs, self.pace, after=done)
         last = task.legs[-1].stage.name
+        writer = self._writer(job, folder)
         began = time.monotonic()
         for progress in task.steps:
-            _show(live, progress, journey)
+            _show(live, progress, journey, unseen=self._unseen(task, progress))
             if live.ended.is_set():
                 return
             if self.stopping.is_set() and progress.video is None:
@@ -193,7 +215,7 @@ class Desk:
                 return
             if progress.video is None:
                 continue
-            maker.keep(folder, progress, task.facts, self.save, last=progress.stage == last)
+            maker.keep(folder, progress, task.facts, writer, last=progress.stage == last)
             if not self.jobs.reach(job.id, progress.stage):
                 return
             maker.forget(folder, done)
@@ -201,6 +223,31 @@ class Desk:
             self.metrics.stage(done, time.monotonic() - began)
             began = time.monotonic()
         self._complete(job, folder, done)
+
+    def _around(self, cascade: Cascade) -> Cascade | Guarded:
+        return cascade if self.filters is None else guarded(cascade, self.filters)
+
+    def _writer(self, job: Job, folder: Path) -> Writer:
+        """How the job's videos are written; what was uploaded is named as their source."""
+        if self.marks is None:
+            return VideoWriter
+        source = folder / maker.UPLOAD if maker.UPLOAD in job.request else None
+        return partial(self.marks.writer, source=source)
+
+    def _unseen(self, task: maker.Task, progress: Progress) -> bool:
+        """Whether a step can be read and the filters have not seen its like: they look when the
+        first readable stage is finished, which is then passed on."""
+        if self.filters is None or progress.video is not None:
+            return False
+        readable = [leg.stage for leg in task.legs if leg.stage.output.height >= READABLE]
+        return bool(readable) and readable[0].name == progress.stage
+
+    def _withhold(self, job: Job, refusal: Refusal) -> None:
+        if self.jobs.withhold(job.id, refusal.category, refusal.reason):
+            self.jobs.remove_files(job.id)
+            self.metrics.refused("video", refusal.category)
+            self.metrics.ended("failed")
+            LOG.info("%s withheld: %s", job.id, refusal.category)
 
     def _complete(self, job: Job, folder: Path, stage: str | None) -> None:
         if self.jobs.complete(job.id):
@@ -214,11 +261,11 @@ class Desk:
             LOG.info("%s failed: %s", job.id, code)
 
 
-def _show(live: Live, progress: Progress, journey: Journey) -> None:
-    """Make a step visible, and now and then the video as it is then."""
+def _show(live: Live, progress: Progress, journey: Journey, *, unseen: bool) -> None:
+    """Make a step visible, and now and then the video as it is then, unless it is to be unseen."""
     journey.step(progress)
     now = time.monotonic()
-    if progress.video is not None or now - live.shown >= PREVIEW:
+    if not unseen and (progress.video is not None or now - live.shown >= PREVIEW):
         frames = progress.preview() if progress.video is None else progress.video
         live.preview = previews.animated(frames, seconds=len(frames) / progress.fps)
         live.shown = now

@@ -179,6 +179,11 @@ class Jobs:
         values = (error, message, time.time())
         return any(self._turn(changes, id, status, *values) for status in ("in_progress", "queued"))
 
+    def withhold(self, id: str, category: str, reason: str) -> bool:
+        """End a job in progress whose video is not to be seen, nor that of any stage."""
+        changes = "status = 'failed', stage = NULL, error = ?, message = ?, completed = ?"
+        return self._turn(changes, id, "in_progress", category, reason, time.time())
+
     def delete(self, id: str) -> None:
         """Remove the row; the files follow when nobody works on them."""
         with self._change() as db:

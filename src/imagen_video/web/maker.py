@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 
 from imagen_video.cascade import Cascade
 from imagen_video.files import replacing
-from imagen_video.sampling import Low, Progress, SampleSpec
+from imagen_video.safety import Guarded
+from imagen_video.sampling import Low, Progress, SampleSpec, Writer, save_video
 from imagen_video.spec import StageSpec
-from imagen_video.video import read_video
+from imagen_video.video import VideoClip, read_video
 from imagen_video.web import previews
 from imagen_video.web.jobs import Job
 from imagen_video.web.offers import Offer, UpscaleRequest, VideoRequest, tuned
@@ -20,8 +21,8 @@ from imagen_video.web.pace import Leg
 
 UPLOAD = "upload"
 """The name of an uploaded video's file, and of what is known of it in the request of a job."""
-Save = Callable[..., None]
-"""`sampling.save_video`, or one that adds marks."""
+Around = Callable[[Cascade], Cascade | Guarded]
+"""What puts filters around a cascade, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,18 @@ def asked(job: Job) -> VideoRequest | UpscaleRequest:
     return kind(**{name: value for name, value in job.request.items() if name != UPLOAD})
 
 
-def task(cascade: Cascade, job: Job, folder: Path) -> Task:
+def task(cascade: Cascade, job: Job, folder: Path, around: Around) -> Task:
     """How to make a job, from its last finished stage on."""
     request = asked(job)
     if isinstance(request, UpscaleRequest):
-        return _upscaling(cascade, request, job.stage, folder, job.request[UPLOAD]["frames"])
-    return _making(cascade, request, job.stage, folder)
+        clip = read_video(folder / UPLOAD, max_frames=job.request[UPLOAD]["frames"])
+        return _upscaling(cascade, request, job.stage, folder, clip, around)
+    return _making(cascade, request, job.stage, folder, around)
 
 
-def _making(cascade: Cascade, request: VideoRequest, done: str | None, folder: Path) -> Task:
+def _making(
+    cascade: Cascade, request: VideoRequest, done: str | None, folder: Path, around: Around
+) -> Task:
     cascade = tuned(cascade, request)
     wanted = Offer.of(cascade.spec).wanted(request)
     stages = [stage.spec for stage in cascade.plan(wanted)]
@@ -58,17 +62,21 @@ def _making(cascade: Cascade, request: VideoRequest, done: str | None, folder: P
     if left and done:
         low = _low(folder, done)
         wanted = replace(wanted, start=left[0].name)
-        steps = cascade.stream([request.prompt], wanted, low=low.frames, low_fps=low.fps)
+        steps = around(cascade).stream([request.prompt], wanted, low=low.frames, low_fps=low.fps)
     elif left:
-        steps = cascade.stream([request.prompt], wanted)
+        steps = around(cascade).stream([request.prompt], wanted)
     return Task([Leg(stage, scale) for stage in stages], steps, facts)
 
 
 def _upscaling(
-    cascade: Cascade, request: UpscaleRequest, done: str | None, folder: Path, frames: int
+    cascade: Cascade,
+    request: UpscaleRequest,
+    done: str | None,
+    folder: Path,
+    clip: VideoClip,
+    around: Around,
 ) -> Task:
     stages = Offer.of(cascade.spec).upsampling(request)
-    clip = read_video(folder / UPLOAD, max_frames=frames)
     values, legs = clip.frames[:, 0].numel(), []
     for stage in stages:
         values *= stage.time_factor * stage.space_factor**2
@@ -81,7 +89,7 @@ def _upscaling(
     steps: Iterator[Progress] = iter(())
     if left:
         start = _low(folder, done) if done else Low(clip.frames, clip.fps)
-        steps = cascade.upscale(
+        steps = around(cascade).upscale(
             start.frames,
             request.prompt,
             fps=start.fps,
@@ -98,12 +106,13 @@ def _after(stages: list[StageSpec], name: str | None) -> list[StageSpec]:
 
 
 def keep(
-    folder: Path, progress: Progress, facts: dict[str, Any], save: Save, *, last: bool
+    folder: Path, progress: Progress, facts: dict[str, Any], writer: Writer, *, last: bool
 ) -> None:
     """Write a stage's finished video as NAME.mp4, and what goes on from it: the exact frames, or
     pictures of the last."""
     assert progress.video is not None
-    save(folder / f"{progress.stage}.mp4", progress.video, fps=progress.fps, metadata=facts)
+    path = folder / f"{progress.stage}.mp4"
+    save_video(path, progress.video, fps=progress.fps, metadata=facts, writer=writer)
     if last:
         _write(folder / "thumbnail.webp", previews.thumbnail(progress.video))
         _write(folder / "spritesheet.webp", previews.spritesheet(progress.video))

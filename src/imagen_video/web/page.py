@@ -2,25 +2,20 @@
 
 import asyncio
 import base64
-import hmac
-import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from fastapi import FastAPI
+import gradio as gr
 from pydantic import ValidationError
 
+from imagen_video.safety import Refused
 from imagen_video.spec import StageSpec
-from imagen_video.web.bodies import first_fault
+from imagen_video.web.bodies import first_fault, refused_in_words
 from imagen_video.web.desk import Desk
 from imagen_video.web.jobs import Full, Job
-from imagen_video.web.markup import CSS, EMPTY, player, said, standing, table
+from imagen_video.web.markup import EMPTY, player, said, standing, table
 from imagen_video.web.offers import UpscaleRequest, VideoRequest
 from imagen_video.web.views import video
-
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-import gradio as gr
-from gradio import themes
 
 EXAMPLES = (
     "a duck moving left to right on a blue background, 3D render",
@@ -30,29 +25,6 @@ EXAMPLES = (
 )
 # Seconds between two looks at a job; jobs that the gallery shows.
 LOOK, SHOWN = 0.4, 60
-
-
-def mount(app: FastAPI, desk: Desk, keys: Sequence[str]) -> FastAPI:
-    """Put the page at /; with keys, anyone who logs in with one as the password is let in."""
-
-    def knows(_: str, password: str) -> bool:
-        return any([hmac.compare_digest(password.encode(), key.encode()) for key in keys])
-
-    gr.set_static_paths([desk.jobs.videos])
-    font = ("system-ui", "sans-serif")
-    return gr.mount_gradio_app(
-        app,
-        Page(desk).blocks(),
-        path="/",
-        theme=themes.Soft(font=font, font_mono=("ui-monospace", "monospace")),
-        css=CSS,
-        auth=knows if keys else None,
-        auth_message="Any name, and a key of this server as the password.",
-        max_file_size=desk.limits.body_bytes,
-        footer_links=[],
-        show_error=True,
-        ssr_mode=False,
-    )
 
 
 class Page:
@@ -195,6 +167,8 @@ class Page:
             job = await asyncio.to_thread(submit)
         except ValidationError as error:
             yield "", said(first_fault(error.errors())[0], wrong=True), EMPTY
+        except Refused as error:
+            yield "", said(f"{refused_in_words(error)}.", wrong=True), EMPTY
         except (ValueError, Full) as error:
             yield "", said(str(error), wrong=True), EMPTY
         else:

@@ -1,5 +1,7 @@
-"""The application of the API; `page.mount` adds the page."""
+"""The application: the API, and the page if it is wanted."""
 
+import hmac
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -79,3 +81,33 @@ def application(desk: Desk, *, keys: Sequence[str] = ()) -> FastAPI:
     add_errors(app)
     add_routes(app, desk, keys)
     return app
+
+
+def with_page(app: FastAPI, desk: Desk, keys: Sequence[str] = ()) -> FastAPI:
+    """The application with the page at /; with keys, one of them is the password of any name."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    # Takes seconds.
+    import gradio
+    from gradio import themes
+
+    from imagen_video.web.markup import CSS
+    from imagen_video.web.page import Page
+
+    def knows(_: str, password: str) -> bool:
+        return any([hmac.compare_digest(password.encode(), key.encode()) for key in keys])
+
+    gradio.set_static_paths([desk.jobs.videos])
+    font = ("system-ui", "sans-serif")
+    return gradio.mount_gradio_app(
+        app,
+        Page(desk).blocks(),
+        path="/",
+        theme=themes.Soft(font=font, font_mono=("ui-monospace", "monospace")),
+        css=CSS,
+        auth=knows if keys else None,
+        auth_message="Any name, and a key of this server as the password.",
+        max_file_size=desk.limits.body_bytes,
+        footer_links=[],
+        show_error=True,
+        ssr_mode=False,
+    )
