@@ -1,6 +1,6 @@
 """What the frame filter says of harmless videos and pictures: there is no explicit test material.
 
-    python runs/frame_filter.py [FILES...] [--made 4]    # 3 minutes of a core and 2 a video made
+    python runs/frame_filter.py [FILES...] [--made 4]    # 2 minutes of a core, one more a video
 
 Sticker clips at 192x320, of both splits; videos that the shipped cascade makes of the first
 evaluation prompts, at SSR-2; and any mp4 or picture that is named. Expected: nothing over the

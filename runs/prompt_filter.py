@@ -1,7 +1,7 @@
 """The prompt filter: its classifier trained, and all of it measured.
 
-    python runs/prompt_filter.py teach          # 4 minutes of a core, most of it embedding
-    python runs/prompt_filter.py measure        # 1 minute
+    python runs/prompt_filter.py teach          # 80 seconds of a core, most of it embedding
+    python runs/prompt_filter.py measure        # 2 minutes
 
 `teach` fills the templates of runs/prompts/teach.json, fits one logistic regression a category on
 their sentence embeddings and writes it into the package; before that it says how well

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,6 +121,13 @@ def test_a_policy_adds_to_the_shipped_one_or_stands_alone(tmp_path):
     )
     assert Filters.of(alone).prompt(RUSSIAN) is None
     assert Terms(alone)("naked").category == "profanity"  # better-profanity's list is always read
+
+
+def test_the_policy_of_the_documentation_can_be_read(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "safety.md").read_text()
+    example = page.split("```json")[1].split("```")[0]
+    check = Terms(policy(tmp_path, **json.loads(example)))
+    assert check("acme rockets").category == "brands" and check("bullshit") is None
 
 
 @pytest.mark.parametrize(

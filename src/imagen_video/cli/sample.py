@@ -203,14 +203,18 @@ def _with_bars(steps: "Iterator[Progress]") -> "Iterator[Progress]":
     from tqdm import tqdm
 
     bars: dict[tuple[int, str], tqdm] = {}
-    for progress in steps:
-        key = progress.prompt, progress.stage
-        if progress.step == 0:
-            bars[key] = tqdm(total=progress.num_steps, desc=f"{progress.stage:>5}", unit="step")
-        bars[key].update()
-        if progress.video is not None:
-            bars.pop(key).close()
-        yield progress
+    try:
+        for progress in steps:
+            key = progress.prompt, progress.stage
+            if progress.step == 0:
+                bars[key] = tqdm(total=progress.num_steps, desc=f"{progress.stage:>5}", unit="step")
+            bars[key].update()
+            if progress.video is not None:
+                bars.pop(key).close()
+            yield progress
+    finally:  # an error has a line of its own
+        for bar in bars.values():
+            bar.close()
 
 
 def _describe(progress: "Progress") -> str:

@@ -56,8 +56,10 @@ class Terms:
         found = {place.category for r in readings(prompt) for place in self._denied(r)}
         for category in self.categories:
             if category in found:
-                what = "a word of better-profanity's list" if category == PROFANITY else "a term"
-                return Refusal(category, f"it holds {what} that the policy denies")
+                lists = "the policy"
+                if category == PROFANITY:
+                    lists = "the policy, or the list of better-profanity,"
+                return Refusal(category, f"it holds a term that {lists} denies")
         return None
 
     def _denied(self, reading: Reading) -> list[Place]:
