@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import sqlite3
 import time
 from io import BytesIO
 from pathlib import Path
@@ -312,6 +313,19 @@ def test_a_failing_job_lets_the_next_one_through(
         failed = finished(client, create(client, size="12x8")["id"])
         assert (failed["status"], failed["error"]["code"]) == ("failed", "server_error")
         assert finished(client, create(client, size="12x8")["id"])["status"] == "completed"
+
+
+def test_a_worker_outlives_an_error_of_the_queue(
+    client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
+):
+    claim, left = desk.jobs.claim, [sqlite3.OperationalError("disk I/O error")]
+    monkeypatch.setattr(desk.jobs, "claim", lambda: raised(left.pop()) if left else claim())
+    assert finished(client, create(client, size="12x8")["id"])["status"] == "completed"
+    assert not left
+
+
+def raised(error: Exception):
+    raise error
 
 
 def test_prompts_are_refused_and_videos_withheld(tiny: Cascade, tmp_path: Path):

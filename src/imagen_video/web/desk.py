@@ -173,27 +173,32 @@ class Desk:
     def _work(self, cascade: Cascade) -> None:
         """A worker's life."""
         while not self.stopping.is_set():
-            job = self.jobs.claim()
-            if job is None:
-                with self._queued:
-                    if not self.stopping.is_set():
-                        self._queued.wait(timeout=1)
-                continue
-            live = self.live[job.id] = Live()
             try:
-                self._make(cascade, job, live)
-            except Refused as error:
-                self._withhold(job, error.refusal)
-            except Exception as error:
-                # The job is at fault or the disk is full: the queue goes on.
-                LOG.exception("%s failed", job.id)
-                self._fail(job, "server_error", f"{type(error).__name__}: see the server's log")
-            finally:
-                del self.live[job.id]
-                if self.jobs.get(job.id) is None:  # deleted meanwhile
-                    self.jobs.remove_files(job.id)
-            with contextlib.suppress(OSError):
-                self.prune()
+                job = self.jobs.claim()
+                if job is not None:
+                    self._work_on(cascade, job)
+                    continue
+            except Exception:  # a full disk, say, that not even the failure could be written to
+                LOG.exception("a worker goes on after an error")
+            with self._queued:
+                if not self.stopping.is_set():
+                    self._queued.wait(timeout=1)
+
+    def _work_on(self, cascade: Cascade, job: Job) -> None:
+        """Make a job, or note why it could not be made."""
+        live = self.live[job.id] = Live()
+        try:
+            self._make(cascade, job, live)
+        except Refused as error:
+            self._withhold(job, error.refusal)
+        except Exception as error:
+            LOG.exception("%s failed", job.id)
+            self._fail(job, "server_error", f"{type(error).__name__}: see the server's log")
+        finally:
+            del self.live[job.id]
+            if self.jobs.get(job.id) is None:  # deleted meanwhile
+                self.jobs.remove_files(job.id)
+        self.prune()
 
     def _make(self, cascade: Cascade, job: Job, live: Live) -> None:
         folder, done = self.jobs.folder(job.id), job.stage

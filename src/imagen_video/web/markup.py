@@ -13,7 +13,8 @@ CSS = """
 .stages { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 260px), 1fr));
   gap: 12px; }
 .stages figure { margin: 0; } .stages figcaption { font-size: 0.85em; padding: 4px 2px; }
-.facts td:first-child { white-space: nowrap; } .facts td { padding: 1px 10px 1px 0; vertical-align: top; overflow-wrap: anywhere; }
+.facts td:first-child { white-space: nowrap; }
+.facts td { padding: 1px 10px 1px 0; vertical-align: top; overflow-wrap: anywhere; }
 """
 EMPTY = "<p>The video grows here: the first stage is small, the last one is the video.</p>"
 

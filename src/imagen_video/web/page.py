@@ -25,6 +25,7 @@ EXAMPLES = (
 )
 # Seconds between two looks at a job; jobs that the gallery shows.
 LOOK, SHOWN = 0.4, 60
+HOUR, DAY = 3600, 86400
 
 
 class Page:
@@ -34,7 +35,10 @@ class Page:
         self.desk, self.spec = desk, desk.offer.spec
 
     def blocks(self) -> gr.Blocks:
-        with gr.Blocks(title="imagen-video", analytics_enabled=False) as blocks:
+        cleared = (HOUR, DAY)  # what is uploaded to the page: looked at so often, kept so long
+        with gr.Blocks(
+            title="imagen-video", analytics_enabled=False, delete_cache=cleared
+        ) as blocks:
             gr.Markdown(f"# imagen-video\nVideos from text, by `{self.spec.name}`.")
             with gr.Tabs() as tabs:
                 with gr.Tab("Make", id="make"):
