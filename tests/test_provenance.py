@@ -129,8 +129,10 @@ def test_signing_replaces_the_file_when_it_is_whole(tmp_path, signer):
     path = tmp_path / "a.mp4"
     with VideoWriter(path, height=192, width=320, fps=6.0) as writer:
         writer.write(frames())
-    sign(path, signer, {"seed": 1})
-    assert read_manifest(path).actions == ("c2pa.created",)
+    sign(path, signer, FACTS)
+    manifest = read_manifest(path)
+    assert manifest.actions == ("c2pa.created",)
+    assert manifest.facts == {"seed": 7, "model": "mini"}
     before = path.read_bytes()
     with (
         pytest.raises(KeyboardInterrupt),

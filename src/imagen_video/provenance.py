@@ -70,14 +70,14 @@ class Marks:
         `source` is the video that was enlarged, if one was: the manifest then tells of an edit.
         """
         probe_output(path)
-        facts = {k: v for k, v in (metadata or {}).items() if self.prompt or k not in UNASKED}
+        facts = _public(metadata or {}, prompt=self.prompt)
         size = {"height": height, "width": width, "fps": fps}
         with replacing(path) as whole:
             unsigned = whole.with_suffix(".mp4")
             try:
                 with _Marking(unsigned, **size, metadata=facts) as writer:
                     yield writer
-                sign(unsigned, self.signer, facts, source=source, marked=True)
+                _sign(unsigned, self.signer, facts, source=source, marked=True)
                 os.replace(unsigned, whole)
             finally:
                 unsigned.unlink(missing_ok=True)
@@ -94,14 +94,31 @@ def sign(
     facts: Mapping[str, Any],
     *,
     source: str | Path | None = None,
-    marked: bool = False,
+    prompt: bool = False,
 ) -> None:
-    """Put a manifest into an mp4: how it was made (`facts`, all but the spec of the cascade), from
-    which video if from one, and whether it is watermarked. The file is replaced when it is whole.
+    """Put a manifest into an mp4: how it was made (`facts`, without what the user typed unless
+    `prompt`, and without the spec of the cascade), and from which video if from one.
+
+    The file is replaced when it is whole. A comment that is in it stays: see `Marks.writer`.
     """
+    _sign(path, signer, _public(facts, prompt=prompt), source=source, marked=False)
+
+
+def _sign(
+    path: str | Path,
+    signer: Signer,
+    facts: Mapping[str, Any],
+    *,
+    source: str | Path | None,
+    marked: bool,
+) -> None:
     assertions = _assertions(facts, edited=source is not None, marked=marked)
     with replacing(path) as temporary, open(path, "rb") as given, open(temporary, "w+b") as made:
         _write_signed(signer, assertions, "video/mp4", given, made, source=source)
+
+
+def _public(facts: Mapping[str, Any], *, prompt: bool) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if prompt or name not in UNASKED}
 
 
 def _assertions(facts: Mapping[str, Any], *, edited: bool, marked: bool) -> dict[str, Any]:

@@ -27,9 +27,9 @@ KEY = b"imagen-video watermark 1"
 # Pixels after which the pattern repeats at scale 1, and how many waves may fit in: shorter ones do
 # not outlive crf 28 on a flat ground, longer ones are seen.
 PERIOD, WAVES = 128, (4, 12)
-# Root mean square in 8-bit levels of a frame of FULL pixels or more (49 dB), and at most (44 dB):
+# Root mean square in 8-bit levels: of a frame of FULL pixels or more (49 dB), and at most (44 dB):
 # fewer pixels need more, and below SMALL a finer pattern too.
-STRENGTH = 0.8, 1.6
+STRENGTH = 0.85, 1.6
 FULL, SMALL = 768 * 1280, 192 * 320
 FINEST = 0.25
 # Scales that are searched: half of a 24x40 video to an enlargement.
@@ -97,7 +97,7 @@ def _steps(height: int, width: int) -> tuple[UInt8[Tensor, "h w"], UInt8[Tensor,
     pixels = height * width
     scale = min(1.0, max(FINEST, (pixels / SMALL) ** 0.25))
     least, most = STRENGTH
-    strength = min(most, least * max(1.0, (FULL / pixels) ** 0.2))
+    strength = min(most, least * max(1.0, (FULL / pixels) ** 0.3))
     step = (strength * pattern(height, width, scale=scale)).round()
     return step.clamp(min=0).to(torch.uint8), (-step).clamp(min=0).to(torch.uint8)
 
