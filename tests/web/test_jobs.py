@@ -105,3 +105,15 @@ def test_pages_follow_each_other(tmp_path: Path):
     oldest = jobs.page(after=jobs.get(ids[1]), limit=2, newest_first=False)
     assert [job.id for job in oldest] == ids[2:4]
     assert jobs.waiting(before=jobs.get(ids[3])) == 3
+
+
+def test_what_is_claimed_while_it_is_cancelled_is_cancelled(tmp_path: Path):
+    """Whichever of the two comes first."""
+    jobs = Jobs(tmp_path)
+    for _ in range(50):
+        id = add(jobs)
+        claim = threading.Thread(target=jobs.claim)
+        claim.start()
+        assert jobs.fail(id, "cancelled", "on request")
+        claim.join()
+        assert jobs.get(id).status == "failed"

@@ -10,7 +10,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,6 @@ class Jobs:
     """All jobs under `root`; safe to call from any thread of one process."""
 
     def __init__(self, root: Path):
-        self.root = root
         self.videos = root / "videos"
         self.videos.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
@@ -163,26 +162,26 @@ class Jobs:
 
     def release(self, id: str) -> None:
         """Put a job in progress back, without counting the try."""
-        self._turn("status = 'queued', tries = tries - 1", id, "in_progress")
+        self._turn("status = 'queued', tries = tries - 1", id)
 
     def reach(self, id: str, stage: str) -> bool:
         """A stage is finished and its video is on disk; False if the job is gone."""
-        return self._turn("stage = ?, tries = 0", id, "in_progress", stage)
+        return self._turn("stage = ?, tries = 0", id, stage)
 
     def complete(self, id: str) -> bool:
         """Once: False if the job is gone or was ended in another way."""
-        return self._turn("status = 'completed', completed = ?", id, "in_progress", time.time())
+        return self._turn("status = 'completed', completed = ?", id, time.time())
 
     def fail(self, id: str, error: str, message: str) -> bool:
         """End a job that is not over; False if it is."""
         changes = "status = 'failed', error = ?, message = ?, completed = ?"
         values = (error, message, time.time())
-        return any(self._turn(changes, id, status, *values) for status in ("in_progress", "queued"))
+        return self._turn(changes, id, *values, begins=("queued", "in_progress"))
 
     def withhold(self, id: str, category: str, reason: str) -> bool:
         """End a job in progress whose video is not to be seen, nor that of any stage."""
         changes = "status = 'failed', stage = NULL, error = ?, message = ?, completed = ?"
-        return self._turn(changes, id, "in_progress", category, reason, time.time())
+        return self._turn(changes, id, category, reason, time.time())
 
     def delete(self, id: str) -> None:
         """Remove the row; the files follow when nobody works on them."""
@@ -192,10 +191,14 @@ class Jobs:
     def remove_files(self, id: str) -> None:
         shutil.rmtree(self.folder(id), ignore_errors=True)
 
-    def _turn(self, changes: str, id: str, status: Status, *values: Any) -> bool:
+    def _turn(
+        self, changes: str, id: str, *values: Any, begins: Sequence[Status] = ("in_progress",)
+    ) -> bool:
+        """Change a job that is in one of these statuses; whether it was."""
         with self._change() as db:
-            sql = f"UPDATE jobs SET {changes} WHERE id = ? AND status = ?"
-            return db.execute(sql, (*values, id, status)).rowcount == 1
+            states = ", ".join("?" * len(begins))
+            sql = f"UPDATE jobs SET {changes} WHERE id = ? AND status IN ({states})"
+            return db.execute(sql, (*values, id, *begins)).rowcount == 1
 
     def _rows(self, rest: str, *values: Any) -> list[Job]:
         rows = self._db.execute(f"SELECT * FROM jobs {rest}", values)
