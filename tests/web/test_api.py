@@ -359,6 +359,29 @@ def test_prompts_are_refused_and_videos_withheld(tiny: Cascade, tmp_path: Path):
         assert 'refused_total{category="noise",what="video"} 1.0' in text
 
 
+def test_what_can_be_read_is_not_shown_before_it_is_judged(
+    tiny: Cascade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("web.desk.READABLE", "safety.guard.READABLE"):
+        monkeypatch.setattr(f"imagen_video.{name}", 32)
+    monkeypatch.setattr("imagen_video.web.desk.PREVIEW", 0.0)
+    stages = {"base": {"steps": 64}, "ssr2": {"steps": 64}}
+
+    def heights(verdict: Refusal | None) -> set[int]:
+        """Of all previews."""
+        filters = Filters(prompt_checks=(), frame_checks=[lambda frames: verdict])
+        folder = tmp_path / str(verdict)
+        folder.mkdir()
+        desk = Desk([tiny], Jobs(folder), limits=Limits(), filters=filters)
+        with TestClient(application(desk)) as client:
+            told = events(client, create(client, stages=stages, size="48x32")["id"])
+        images = [facts["image"].partition(",")[2] for name, facts in told if name == "preview"]
+        return {Image.open(BytesIO(base64.b64decode(image))).height for image in images}
+
+    assert max(heights(Refusal("noise", "it is noise"))) < 32
+    assert max(heights(None)) == 32
+
+
 def test_metrics_count_stages_and_jobs(client: TestClient):
 
     def numbers() -> list[float]:

@@ -2,7 +2,7 @@
 
 from imagen_video.safety.filters import Filters, shipped_prompt_checks
 from imagen_video.safety.frames import explicit
-from imagen_video.safety.guard import Guarded, guarded
+from imagen_video.safety.guard import Guarded, filtered, guarded
 from imagen_video.safety.policy import Policy
 from imagen_video.safety.refusal import FrameCheck, PromptCheck, Refusal, Refused
 
@@ -15,6 +15,7 @@ __all__ = [
     "Refusal",
     "Refused",
     "explicit",
+    "filtered",
     "guarded",
     "shipped_prompt_checks",
 ]

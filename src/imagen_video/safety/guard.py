@@ -18,6 +18,11 @@ def guarded(cascade: Cascade, filters: Filters | None = None) -> "Guarded":
     return Guarded(cascade, filters or Filters.of())
 
 
+def filtered(cascade: Cascade, filters: Filters | None) -> "Cascade | Guarded":
+    """The cascade with filters around it, or itself without any."""
+    return cascade if filters is None else guarded(cascade, filters)
+
+
 @dataclass(frozen=True)
 class Guarded:
     """The calls of `Cascade` with the same arguments, which raise Refused: at once for a prompt or

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from imagen_video.cascade import Cascade
 from imagen_video.provenance import Marks
-from imagen_video.safety import Filters, Guarded, Refusal, Refused, guarded
+from imagen_video.safety import Filters, Refusal, Refused
 from imagen_video.safety.frames import READABLE
 from imagen_video.sampling import Progress, Writer
 from imagen_video.video import VideoWriter
@@ -28,7 +28,7 @@ from imagen_video.web.uploads import Limits, check_upload
 LOG = logging.getLogger("imagen_video.web")
 # Seconds between two previews: a step of the first stages may take less than drawing it.
 PREVIEW = 1.0
-DAY = 86400
+HOUR, DAY = 3600, 86400
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Live:
     eta: float | None = None
     preview: bytes = field(default=b"", repr=False)
     shown: float = 0.0
+    passed: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -65,7 +66,7 @@ class Desk:
         self.metrics = Metrics(jobs.waiting)
         self.live: dict[str, Live] = {}
         self.stopping = threading.Event()
-        self._queued = threading.Condition()
+        self._queued, self._pruned = threading.Condition(), 0.0
         self._workers = [
             threading.Thread(target=self._work, args=(cascade,), name=f"worker-{i}", daemon=True)
             for i, cascade in enumerate(cascades)
@@ -136,8 +137,9 @@ class Desk:
 
     def cancel(self, job: Job) -> None:
         """End a job that is not over: it fails as cancelled, at once or after the current step."""
-        self.jobs.fail(job.id, "cancelled", "cancelled on request")
-        self._end(job)
+        self._fail(job, "cancelled", "cancelled on request")
+        if not self._end(job):
+            maker.forget(self.jobs.folder(job.id))
 
     def delete(self, job: Job) -> None:
         """Remove a job and its files, ending it first where it is not over."""
@@ -155,14 +157,15 @@ class Desk:
     def prune(self) -> None:
         """Remove the oldest finished jobs: those kept long enough, and while videos fill too much
         of the disk."""
-        over = self.jobs.over()
+        self._pruned = time.monotonic()
+        over = [(job, _size(self.jobs.folder(job.id))) for job in self.jobs.over()]
         oldest = time.time() - self.limits.keep_days * DAY
         most = self.limits.disk_share * shutil.disk_usage(self.jobs.videos).total
-        used = sum(_size(self.jobs.folder(job.id)) for job in over)
-        for job in over:
+        used = sum(size for _, size in over)
+        for job, size in over:
             if (job.completed or 0) > oldest and used <= most:
                 break
-            used -= _size(self.jobs.folder(job.id))
+            used -= size
             self.delete(job)
             LOG.info("%s pruned", job.id)
 
@@ -178,6 +181,8 @@ class Desk:
                 if job is not None:
                     self._work_on(cascade, job)
                     continue
+                if time.monotonic() - self._pruned > HOUR:
+                    self.prune()
             except Exception:  # a full disk, say, that not even the failure could be written to
                 LOG.exception("a worker goes on after an error")
             with self._queued:
@@ -196,8 +201,11 @@ class Desk:
             self._fail(job, "server_error", f"{type(error).__name__}: see the server's log")
         finally:
             del self.live[job.id]
-            if self.jobs.get(job.id) is None:  # deleted meanwhile
+            row = self.jobs.get(job.id)
+            if row is None:  # deleted meanwhile
                 self.jobs.remove_files(job.id)
+            elif row.over:
+                maker.forget(self.jobs.folder(job.id))
         self.prune()
 
     def _make(self, cascade: Cascade, job: Job, live: Live) -> None:
@@ -206,13 +214,13 @@ class Desk:
         row = self.jobs.get(job.id)
         if row is None or row.over:  # ended before anyone could tell the worker
             return
-        task = maker.task(cascade, job, folder, self._around)
+        task = maker.task(cascade, job, folder, self.filters)
         journey = Journey(task.legs, self.pace, after=done)
         last = task.legs[-1].stage.name
         writer = self._writer(job, folder)
         began = time.monotonic()
         for progress in task.steps:
-            _show(live, progress, journey, unseen=self._unseen(task, progress))
+            _show(live, progress, journey, filtered=self.filters is not None)
             if live.ended.is_set():
                 return
             if self.stopping.is_set() and progress.video is None:
@@ -223,14 +231,13 @@ class Desk:
             maker.keep(folder, progress, task.facts, writer, last=progress.stage == last)
             if not self.jobs.reach(job.id, progress.stage):
                 return
-            maker.forget(folder, done)
             done = progress.stage
+            maker.forget(folder, but=done)
             self.metrics.stage(done, time.monotonic() - began)
             began = time.monotonic()
-        self._complete(job, folder, done)
-
-    def _around(self, cascade: Cascade) -> Cascade | Guarded:
-        return cascade if self.filters is None else guarded(cascade, self.filters)
+        if self.jobs.complete(job.id):
+            self.metrics.ended("completed")
+            LOG.info("%s completed", job.id)
 
     def _writer(self, job: Job, folder: Path) -> Writer:
         """How the job's videos are written; what was uploaded is named as their source."""
@@ -239,14 +246,6 @@ class Desk:
         source = folder / maker.UPLOAD if maker.UPLOAD in job.request else None
         return partial(self.marks.writer, source=source)
 
-    def _unseen(self, task: maker.Task, progress: Progress) -> bool:
-        """Whether a step can be read and the filters have not seen its like: they look when the
-        first readable stage is finished, which is then passed on."""
-        if self.filters is None or progress.video is not None:
-            return False
-        readable = [leg.stage for leg in task.legs if leg.stage.output.height >= READABLE]
-        return bool(readable) and readable[0].name == progress.stage
-
     def _withhold(self, job: Job, refusal: Refusal) -> None:
         if self.jobs.withhold(job.id, refusal.category, refusal.reason):
             self.jobs.remove_files(job.id)
@@ -254,23 +253,21 @@ class Desk:
             self.metrics.ended("failed")
             LOG.info("%s withheld: %s", job.id, refusal.category)
 
-    def _complete(self, job: Job, folder: Path, stage: str | None) -> None:
-        if self.jobs.complete(job.id):
-            maker.forget(folder, stage)
-            self.metrics.ended("completed")
-            LOG.info("%s completed", job.id)
-
     def _fail(self, job: Job, code: str, message: str) -> None:
         if self.jobs.fail(job.id, code, message):
             self.metrics.ended("failed")
             LOG.info("%s failed: %s", job.id, code)
 
 
-def _show(live: Live, progress: Progress, journey: Journey, *, unseen: bool) -> None:
-    """Make a step visible, and now and then the video as it is then, unless it is to be unseen."""
+def _show(live: Live, progress: Progress, journey: Journey, *, filtered: bool) -> None:
+    """Make a step visible, and now and then the video as it is then. With filters, what can be read
+    is not shown before they have passed the first such video: they look when it is finished."""
     journey.step(progress)
-    now = time.monotonic()
-    if not unseen and (progress.video is not None or now - live.shown >= PREVIEW):
+    finished, now = progress.video is not None, time.monotonic()
+    readable = progress.state.z.shape[-2] >= READABLE
+    live.passed |= finished and readable
+    hidden = filtered and readable and not live.passed
+    if not hidden and (finished or now - live.shown >= PREVIEW):
         frames = progress.preview() if progress.video is None else progress.video
         live.preview = previews.animated(frames, seconds=len(frames) / progress.fps)
         live.shown = now

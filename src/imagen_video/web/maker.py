@@ -1,6 +1,6 @@
 """One job made: sampled from its last finished stage on, every stage saved as it ends."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from imagen_video.cascade import Cascade
 from imagen_video.files import replacing
-from imagen_video.safety import Guarded
+from imagen_video.safety import Filters, filtered
 from imagen_video.sampling import Low, Progress, SampleSpec, Writer, save_video
 from imagen_video.spec import StageSpec
 from imagen_video.video import VideoClip, read_video
@@ -21,8 +21,6 @@ from imagen_video.web.pace import Leg
 
 UPLOAD = "upload"
 """The name of an uploaded video's file, and of what is known of it in the request of a job."""
-Around = Callable[[Cascade], Cascade | Guarded]
-"""What puts filters around a cascade, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +38,17 @@ def asked(job: Job) -> VideoRequest | UpscaleRequest:
     return kind(**{name: value for name, value in job.request.items() if name != UPLOAD})
 
 
-def task(cascade: Cascade, job: Job, folder: Path, around: Around) -> Task:
+def task(cascade: Cascade, job: Job, folder: Path, filters: Filters | None) -> Task:
     """How to make a job, from its last finished stage on."""
     request = asked(job)
     if isinstance(request, UpscaleRequest):
         clip = read_video(folder / UPLOAD, max_frames=job.request[UPLOAD]["frames"])
-        return _upscaling(cascade, request, job.stage, folder, clip, around)
-    return _making(cascade, request, job.stage, folder, around)
+        return _upscaling(cascade, request, job.stage, folder, clip, filters)
+    return _making(cascade, request, job.stage, folder, filters)
 
 
 def _making(
-    cascade: Cascade, request: VideoRequest, done: str | None, folder: Path, around: Around
+    cascade: Cascade, request: VideoRequest, done: str | None, folder: Path, filters: Filters | None
 ) -> Task:
     cascade = tuned(cascade, request)
     wanted = Offer.of(cascade.spec).wanted(request)
@@ -62,9 +60,11 @@ def _making(
     if left and done:
         low = _low(folder, done)
         wanted = replace(wanted, start=left[0].name)
-        steps = around(cascade).stream([request.prompt], wanted, low=low.frames, low_fps=low.fps)
+        steps = filtered(cascade, filters).stream(
+            [request.prompt], wanted, low=low.frames, low_fps=low.fps
+        )
     elif left:
-        steps = around(cascade).stream([request.prompt], wanted)
+        steps = filtered(cascade, filters).stream([request.prompt], wanted)
     return Task([Leg(stage, scale) for stage in stages], steps, facts)
 
 
@@ -74,7 +74,7 @@ def _upscaling(
     done: str | None,
     folder: Path,
     clip: VideoClip,
-    around: Around,
+    filters: Filters | None,
 ) -> Task:
     stages = Offer.of(cascade.spec).upsampling(request)
     values, legs = clip.frames[:, 0].numel(), []
@@ -89,7 +89,7 @@ def _upscaling(
     steps: Iterator[Progress] = iter(())
     if left:
         start = _low(folder, done) if done else Low(clip.frames, clip.fps)
-        steps = around(cascade).upscale(
+        steps = filtered(cascade, filters).upscale(
             start.frames,
             request.prompt,
             fps=start.fps,
@@ -121,10 +121,11 @@ def keep(
         save_file({"frames": progress.video}, path, metadata={"fps": repr(progress.fps)})
 
 
-def forget(folder: Path, stage: str | None) -> None:
-    """Remove the exact frames of a stage, once a later one is finished."""
-    if stage:
-        _exact(folder, stage).unlink(missing_ok=True)
+def forget(folder: Path, *, but: str | None = None) -> None:
+    """Remove the exact frames of all stages, or of all but one."""
+    for path in folder.glob("*.safetensors"):
+        if path.stem != but:
+            path.unlink(missing_ok=True)
 
 
 def _low(folder: Path, stage: str) -> Low:
