@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import finished
 from fastapi.testclient import TestClient
 from PIL import Image
+from serving import finished
 
 from imagen_video.cascade import Cascade
 from imagen_video.safety import Filters, Refusal

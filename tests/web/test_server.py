@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from conftest import Server, finished
+from serving import Server, finished
 
 from imagen_video.provenance import read_manifest
 from imagen_video.video import read_video

@@ -128,6 +128,13 @@ class Offer:
             until=stage.name,
         )
 
+    def stages(self, asked: VideoRequest | UpscaleRequest) -> list[StageSpec]:
+        """The stages that a request runs, in order."""
+        if isinstance(asked, UpscaleRequest):
+            return self.upsampling(asked)
+        last = self.spec.index(self.stage(asked.size).name)
+        return list(self.spec.stages[: last + 1])
+
     def check_model(self, model: str | None) -> None:
         if model not in (None, self.spec.name):
             raise ValueError(f"model must be {self.spec.name!r}, got {model!r}")

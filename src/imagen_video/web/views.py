@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from imagen_video.web import maker
 from imagen_video.web.desk import Desk
 from imagen_video.web.jobs import Job, Status
-from imagen_video.web.offers import Offer, VideoRequest, size_of
+from imagen_video.web.offers import Offer, UpscaleRequest, VideoRequest, size_of
 
 
 class Fault(BaseModel):
@@ -44,7 +44,6 @@ class Video(BaseModel):
     seconds: str
     prompt: str
     error: VideoFault | None = None
-    remixed_from_video_id: str | None = None
     kind: Literal["generate", "upscale"]
     seed: int
     settings: dict[str, Any]
@@ -106,13 +105,11 @@ def models(offer: Offer) -> Models:
 def video(desk: Desk, job: Job) -> Video:
     """A job as the API shows it."""
     request = maker.asked(job)
-    generates = isinstance(request, VideoRequest)
     live = desk.live.get(job.id) if job.status == "in_progress" else None
     expires = desk.expires(job)
-    size, seconds = _shape(desk, job)
-    fault = None
-    if job.error:
-        fault = VideoFault(code=job.error, message=job.message or "")
+    size, seconds = _shape(desk, request, job)
+    names = [stage.name for stage in desk.offer.stages(request)]
+    fault = VideoFault(code=job.error, message=job.message or "") if job.error else None
     return Video(
         id=job.id,
         model=desk.offer.spec.name,
@@ -123,7 +120,7 @@ def video(desk: Desk, job: Job) -> Video:
         expires_at=None if expires is None else int(expires),
         prompt=request.prompt,
         error=fault,
-        kind="generate" if generates else "upscale",
+        kind="upscale" if isinstance(request, UpscaleRequest) else "generate",
         seed=request.seed,
         settings=request.model_dump(exclude={"prompt", "seed", "model"}, exclude_defaults=True),
         stage=live.stage if live else job.stage,
@@ -131,32 +128,16 @@ def video(desk: Desk, job: Job) -> Video:
         num_steps=live.num_steps if live else 0,
         eta_seconds=round(live.eta, 1) if live and live.eta is not None else None,
         queued_before=desk.jobs.waiting(before=job) if job.status == "queued" else None,
-        stages=_finished(desk, job),
+        stages=names[: names.index(job.stage) + 1] if job.stage else [],
         size=size,
         seconds=seconds,
     )
 
 
-def _shape(desk: Desk, job: Job) -> tuple[str, str]:
+def _shape(desk: Desk, request: VideoRequest | UpscaleRequest, job: Job) -> tuple[str, str]:
     """Size and seconds of what is made; of an upscaling they are known from its upload."""
-    request = maker.asked(job)
-    if isinstance(request, VideoRequest):
-        stage = desk.offer.stage(request.size)
-        seconds = request.seconds or desk.offer.lengths(stage)[-1]
-        return size_of(*stage.output.size), seconds
-    facts = job.request[maker.UPLOAD]
-    return facts["size"], facts["seconds"]
-
-
-def _finished(desk: Desk, job: Job) -> list[str]:
-    """Stages whose videos are on disk, in order."""
-    if job.stage is None:
-        return []
-    request = maker.asked(job)
-    if isinstance(request, VideoRequest):
-        last = desk.offer.stage(request.size).name
-        names = [stage.name for stage in desk.offer.spec.stages]
-        names = names[: names.index(last) + 1]
-    else:
-        names = [stage.name for stage in desk.offer.upsampling(request)]
-    return names[: names.index(job.stage) + 1]
+    if isinstance(request, UpscaleRequest):
+        facts = job.request[maker.UPLOAD]
+        return facts["size"], facts["seconds"]
+    stage = desk.offer.stage(request.size)
+    return size_of(*stage.output.size), request.seconds or desk.offer.lengths(stage)[-1]
