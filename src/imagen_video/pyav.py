@@ -53,9 +53,12 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def opened(source: str | Path | BufferedIOBase, *, name: str = "") -> Iterator[tuple[Any, Any]]:
+def opened(
+    source: str | Path | BufferedIOBase, *, name: str = "", only: str = ""
+) -> Iterator[tuple[Any, Any]]:
     """The container and video stream of a path or an open file, closed at the end; whatever fails
-    is a ValueError with `name`."""
+    is a ValueError with `name`. `only` names the containers that are opened, with commas between;
+    no other file is then read, whatever this one refers to."""
     import av
     from av.error import FFmpegError
 
@@ -66,8 +69,9 @@ def opened(source: str | Path | BufferedIOBase, *, name: str = "") -> Iterator[t
         source = str(source)
     # Tags in another encoding must not hide the video. From 19 on PyAV lets them pass by itself.
     lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    bound = {"format_whitelist": only, "protocol_whitelist": "file"} if only else {}
     try:
-        with av.open(source, **lenient) as container:
+        with av.open(source, options=bound, **lenient) as container:
             if not container.streams.video:
                 raise ValueError(f"{name!r} holds no video")
             yield container, container.streams.video[0]

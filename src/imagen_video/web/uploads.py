@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imagen_video.pyav import opened
 from imagen_video.spec import StageSpec
 from imagen_video.video import video_info
 from imagen_video.web.offers import size_of
@@ -13,6 +14,7 @@ from imagen_video.web.offers import size_of
 # Containers that hold their video themselves. Playlists and the like would make ffmpeg open other
 # files and addresses.
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,ogg,flv,gif"
+EXAMPLES = "mp4, webm or mkv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +33,18 @@ class Limits:
 def check_upload(path: Path, stages: Sequence[StageSpec], limits: Limits) -> dict[str, Any]:
     """Its `frames`, and `size` and `seconds` of what `stages` will make of them; ValueError for a
     file that they cannot upscale."""
-    size = _size_said(path)
     space = math.prod(stage.space_factor for stage in stages)
     time = math.prod(stage.time_factor for stage in stages)
-    _check_pixels(size, space, 1, limits)  # before the first frame is decoded
+    try:
+        with opened(path, only=FORMATS) as (_, stream):
+            said = stream.codec_context.height, stream.codec_context.width
+    except ValueError as error:
+        raise ValueError(f"the upload is no video in a container such as {EXAMPLES}") from error
+    _check_pixels(said, space, 1, limits)  # before the first frame is decoded
     try:
         info = video_info(path)
     except ValueError as error:
-        raise ValueError("the uploaded file is no video that can be read") from error
+        raise ValueError("the upload is no video that can be read") from error
     seconds = info.frames / info.fps
     if seconds > limits.upload_seconds:
         raise ValueError(
@@ -61,19 +67,3 @@ def _check_pixels(size: tuple[int, int], space: int, frames: int, limits: Limits
             f"{frames} frames of {width}x{height} would be made, more than {limits.pixels} pixels: "
             "shorten or shrink the video, or name fewer stages"
         )
-
-
-def _size_said(path: Path) -> tuple[int, int]:
-    """(height, width) as the file says; nothing is decoded and no other file is opened."""
-    import av
-    from av.error import FFmpegError
-
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-    try:
-        with av.open(str(path), options=options, metadata_errors="replace") as container:
-            stream = container.streams.video[0]
-            return stream.codec_context.height, stream.codec_context.width
-    except (FFmpegError, IndexError) as error:
-        raise ValueError(
-            "the uploaded file is no video in a container such as mp4, webm or mkv"
-        ) from error
