@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import hmac
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, BinaryIO, Literal, cast
@@ -15,7 +14,7 @@ from starlette.datastructures import UploadFile
 
 from imagen_video import __version__
 from imagen_video.safety import Refused
-from imagen_video.web.bodies import FORM, body, idempotency_key, read_body
+from imagen_video.web.bodies import FORM, body, idempotency_key, is_key, read_body
 from imagen_video.web.desk import Desk
 from imagen_video.web.jobs import Full, Job, Taken
 from imagen_video.web.offers import UpscaleRequest, VideoRequest
@@ -47,10 +46,9 @@ def the_desk(request: Request) -> Desk:
 def admit(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> None:
-    """Every key is compared, each in constant time."""
-    said = given.credentials.encode() if given else b""
+    """401 for a request without a key, where the server has any."""
     keys: Sequence[str] = request.app.state.keys
-    if keys and not any([hmac.compare_digest(said, key.encode()) for key in keys]):
+    if keys and not is_key(given.credentials if given else "", keys):
         raise HTTPException(401, "give a valid key as 'Authorization: Bearer KEY'")
 
 
@@ -241,11 +239,11 @@ async def told(desk: Desk, id: str) -> AsyncIterator[str]:
     """The events of one job until it is over or the server ends."""
     said, seen, beat = "", b"", 0.0
     while not desk.stopping.is_set():
-        job = desk.jobs.get(id)
+        job = await run_in_threadpool(desk.jobs.get, id)
         if job is None:
             yield event("deleted", json.dumps({"id": id}))
             return
-        facts = video(desk, job).model_dump_json()
+        facts = (await run_in_threadpool(video, desk, job)).model_dump_json()
         if job.over:
             yield event(job.status, facts)
             return

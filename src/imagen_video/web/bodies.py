@@ -1,5 +1,6 @@
 """Requests as they come over the wire, and errors as OpenAI words them."""
 
+import hmac
 import json
 import re
 from collections.abc import Sequence
@@ -77,6 +78,12 @@ def idempotency_key(request: Request) -> str | None:
     if key is not None and not 1 <= len(key) <= 200:
         raise HTTPException(400, "an Idempotency-Key has 1 to 200 characters")
     return key
+
+
+def is_key(said: str, keys: Sequence[str]) -> bool:
+    """Whether this is one of the keys; every one is compared, each in constant time."""
+    given = said.encode(errors="surrogatepass")
+    return any([hmac.compare_digest(given, key.encode()) for key in keys])
 
 
 def add_errors(app: FastAPI) -> None:

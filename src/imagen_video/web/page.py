@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from imagen_video.safety import Refused
 from imagen_video.spec import StageSpec
 from imagen_video.web.bodies import first_fault, refused_in_words
-from imagen_video.web.desk import Desk
+from imagen_video.web.desk import DAY, HOUR, Desk
 from imagen_video.web.jobs import Full, Job
 from imagen_video.web.markup import EMPTY, player, said, standing, table
-from imagen_video.web.offers import UpscaleRequest, VideoRequest
-from imagen_video.web.views import video
+from imagen_video.web.offers import PROMPT, UpscaleRequest, VideoRequest
+from imagen_video.web.views import Video, video
 
 EXAMPLES = (
     "a duck moving left to right on a blue background, 3D render",
@@ -25,7 +25,6 @@ EXAMPLES = (
 )
 # Seconds between two looks at a job; jobs that the gallery shows.
 LOOK, SHOWN = 0.4, 60
-HOUR, DAY = 3600, 86400
 
 
 class Page:
@@ -55,14 +54,14 @@ class Page:
         lengths = self.desk.offer.lengths(self.spec.stages[-1])
         with gr.Row():
             with gr.Column(scale=2):
-                prompt = gr.Textbox(label="Prompt", max_lines=4, autofocus=True, max_length=2000)
+                prompt = gr.Textbox(label="Prompt", max_lines=4, autofocus=True, max_length=PROMPT)
                 gr.Examples([[text] for text in EXAMPLES], prompt, label="Examples")
                 with gr.Row():
                     seed = gr.Textbox(label="Seed", placeholder="a new one")
                     size = gr.Dropdown(sizes, value=sizes[-1], label="Size")
                     seconds = gr.Dropdown(lengths, value=lengths[-1], label="Seconds")
                 with gr.Accordion("Settings of every stage", open=False):
-                    negative = gr.Textbox(label="Negative prompt", max_length=2000)
+                    negative = gr.Textbox(label="Negative prompt", max_length=PROMPT)
                     settings = [field for stage in self.spec.stages for field in _fields(stage)]
                 with gr.Row():
                     start = gr.Button("Make the video", variant="primary", elem_id="start")
@@ -110,7 +109,7 @@ class Page:
         with gr.Row():
             with gr.Column(scale=2):
                 upload = gr.File(label="Video", file_types=["video"], type="filepath")
-                prompt = gr.Textbox(label="What it shows (may be empty)", max_length=2000)
+                prompt = gr.Textbox(label="What it shows (may be empty)", max_length=PROMPT)
                 stages = gr.CheckboxGroup(names, value=names[-1:], label="Stages, in order")
                 with gr.Row():
                     start = gr.Button("Upscale", variant="primary")
@@ -210,6 +209,10 @@ class Page:
         path = self.desk.jobs.folder(job.id).resolve() / f"{stage}.mp4"
         return player(path, self.spec.stage(stage), job.request["prompt"])
 
+    def _caption(self, facts: Video, stage: str) -> str:
+        """A stage by name, and by its format where that is what it makes."""
+        return f"{stage}, {self.spec.stage(stage).output}" if facts.kind == "generate" else stage
+
     def cancel(self, id: str) -> None:
         job = self.desk.jobs.get(id)
         if job is not None and not job.over:
@@ -232,7 +235,7 @@ class Page:
             return "", "<p>This video is gone.</p>", gr.Button(visible=False), gr.Button()
         facts = video(self.desk, job)
         figures = [
-            f"<figure>{self._player(job, name)}<figcaption>{name}, {self.spec.stage(name).output}"
+            f"<figure>{self._player(job, name)}<figcaption>{self._caption(facts, name)}"
             "</figcaption></figure>"
             for name in facts.stages
         ]

@@ -1,6 +1,5 @@
 """The application: the API, and the page if it is wanted."""
 
-import hmac
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imagen_video import __version__
 from imagen_video.web.api import add_routes
-from imagen_video.web.bodies import add_errors, answer
+from imagen_video.web.bodies import add_errors, answer, is_key
 from imagen_video.web.desk import Desk
 
 # Bytes of a body that carries no video.
@@ -93,9 +92,6 @@ def with_page(app: FastAPI, desk: Desk, keys: Sequence[str] = ()) -> FastAPI:
     from imagen_video.web.markup import CSS
     from imagen_video.web.page import Page
 
-    def knows(_: str, password: str) -> bool:
-        return any([hmac.compare_digest(password.encode(), key.encode()) for key in keys])
-
     gradio.set_static_paths([desk.jobs.videos])
     font = ("system-ui", "sans-serif")
     return gradio.mount_gradio_app(
@@ -104,7 +100,7 @@ def with_page(app: FastAPI, desk: Desk, keys: Sequence[str] = ()) -> FastAPI:
         path="/",
         theme=themes.Soft(font=font, font_mono=("ui-monospace", "monospace")),
         css=CSS,
-        auth=knows if keys else None,
+        auth=(lambda _, password: is_key(password, keys)) if keys else None,
         auth_message="Any name, and a key of this server as the password.",
         max_file_size=desk.limits.body_bytes,
         footer_links=[],
