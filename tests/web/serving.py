@@ -1,5 +1,6 @@
-"""The service as a program of its own, and waiting for its jobs."""
+"""The service as a program of its own, and what tests ask of it."""
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import httpx
+from fastapi.testclient import TestClient
 from forked import command, fork
+
+NAMES = ["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
+LONG = {"prompt": "a duck", "stages": {"base": {"steps": 256}, "tsr1": {"steps": 256}}}
 
 
 class Server:
@@ -52,3 +57,38 @@ def finished(client: httpx.Client, id: str, seconds: float = 120) -> dict:
             return job
         time.sleep(0.1)
     raise AssertionError(job)
+
+
+def create(client: TestClient, **fields) -> dict:
+    answer = client.post("/v1/videos", json={"prompt": "a duck", **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def refused(answer, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error["message"]
+
+
+def upload(client: TestClient, path: Path, **fields: str):
+    with open(path, "rb") as file:
+        return client.post("/v1/videos/upscale", files={"video": file}, data=fields)
+
+
+def working(client: TestClient, id: str) -> None:
+    """Wait until a worker is at a job."""
+    while client.get(f"/v1/videos/{id}").json()["step"] < 1:
+        time.sleep(0.02)
+
+
+def events(client: TestClient, id: str) -> list[tuple[str, dict]]:
+    found = []
+    with client.stream("GET", f"/v1/videos/{id}/events") as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for part in "".join(answer.iter_text()).split("\n\n"):
+            if part.startswith("event: "):
+                name, data = part.removeprefix("event: ").split("\ndata: ")
+                found.append((name, json.loads(data)))
+    return found

@@ -1,4 +1,4 @@
-"""The HTTP API in this process: what it makes, tells, refuses and removes."""
+"""The HTTP API in this process: what it makes, tells and removes."""
 
 import base64
 import json
@@ -12,43 +12,15 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from PIL import Image
-from serving import finished
+from serving import LONG, NAMES, create, events, finished, refused, upload, working
 
 from imagen_video.cascade import Cascade
-from imagen_video.safety import Filters, Refusal
 from imagen_video.sampling import SampleSpec, save_video
 from imagen_video.video import read_video
 from imagen_video.web.desk import Desk
 from imagen_video.web.jobs import Jobs
 from imagen_video.web.server import application
 from imagen_video.web.uploads import Limits
-
-NAMES = ["base", "tsr1", "ssr1", "ssr2", "tsr2", "tsr3", "ssr3"]
-LONG = {"prompt": "a duck", "stages": {"base": {"steps": 256}, "tsr1": {"steps": 256}}}
-
-
-def create(client: TestClient, **fields) -> dict:
-    answer = client.post("/v1/videos", json={"prompt": "a duck", **fields})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def refused(answer, status: int) -> str:
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return error["message"]
-
-
-def events(client: TestClient, id: str) -> list[tuple[str, dict]]:
-    found = []
-    with client.stream("GET", f"/v1/videos/{id}/events") as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        for part in "".join(answer.iter_text()).split("\n\n"):
-            if part.startswith("event: "):
-                name, data = part.removeprefix("event: ").split("\ndata: ")
-                found.append((name, json.loads(data)))
-    return found
 
 
 def test_a_video_is_what_the_library_makes(client: TestClient, tiny: Cascade, tmp_path: Path):
@@ -95,12 +67,6 @@ def test_events_tell_of_every_stage_and_end(client: TestClient):
     assert events(client, told[-1][1]["id"]) == told[-1:]
 
 
-def working(client: TestClient, id: str) -> None:
-    """Wait until a worker is at a job."""
-    while client.get(f"/v1/videos/{id}").json()["step"] < 1:
-        time.sleep(0.02)
-
-
 def test_cancelling_and_deleting_end_a_job_within_a_step(client: TestClient, desk: Desk):
     for end in ("cancel", "delete"):
         job = client.post("/v1/videos", json=LONG).json()
@@ -128,36 +94,6 @@ def test_a_waiting_job_can_be_cancelled(client: TestClient):
     second = create(client)
     assert second["queued_before"] == 0
     assert client.post(f"/v1/videos/{second['id']}/cancel").json()["status"] == "failed"
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"size": "1280x720"}, "12x8, 24x16, 48x32, 96x64"),
-        ({"seconds": "12"}, "1, 1.333"),
-        ({"seconds": 4}, "1, 1.333"),
-        ({"prompt": "  "}, "prompt"),
-        ({"prompt": "x" * 2001}, "2000"),
-        ({"prompt": 3}, "prompt"),
-        ({"model": "sora-2"}, "'tiny'"),
-        ({"seed": -1}, "seed"),
-        ({"steps": 0}, "steps"),
-        ({"guidance": float("nan")}, "guidance"),
-        ({"stages": {"ssr9": {"steps": 2}}}, "ssr9"),
-        ({"stages": {"ssr3": {"guidance": 2}}}, "not guided"),
-        ({"stages": {"base": {"step": 2}}}, "stages.base.step"),
-        ({"negative_prompt": "a cat", "guidance": 0, "size": "12x8"}, "negative prompt"),
-        ({"input_reference": "a.png"}, "input_reference"),
-    ],
-)
-def test_what_cannot_be_made_is_refused_with_a_reason(client: TestClient, fields, words):
-    body = json.dumps({"prompt": "a duck", **fields})
-    assert words in refused(client.post("/v1/videos", content=body), 400)
-
-
-@pytest.mark.parametrize("body", ["", "[1]", "nonsense", "[" * 100_000, '{"prompt": "\\ud800"}'])
-def test_bodies_that_are_no_requests(client: TestClient, body: str):
-    refused(client.post("/v1/videos", content=body), 400)
 
 
 def test_forms_are_read_as_objects(client: TestClient):
@@ -191,24 +127,6 @@ def test_lists_are_paged(client: TestClient):
         refused(client.get("/v1/videos", params=wrong), 400)
 
 
-def test_a_full_queue_and_large_bodies(client: TestClient):
-    working(client, client.post("/v1/videos", json=LONG).json()["id"])
-    for _ in range(3):
-        create(client)
-    answer = client.post("/v1/videos", json={"prompt": "a duck"})
-    assert "3 jobs are waiting" in refused(answer, 429) and answer.headers["retry-after"]
-    huge = b"x" * (2**20 + 1)
-    assert "bytes" in refused(client.post("/v1/videos", content=huge), 413)
-    # Without saying how long it is.
-    pieces = (huge[start : start + 2**16] for start in range(0, len(huge), 2**16))
-    refused(client.post("/v1/videos", content=pieces), 413)
-
-
-def upload(client: TestClient, path: Path, **fields: str):
-    with open(path, "rb") as file:
-        return client.post("/v1/videos/upscale", files={"video": file}, data=fields)
-
-
 def test_an_upload_is_upscaled(client: TestClient, tmp_path: Path):
     clip = torch.randint(0, 255, (5, 3, 18, 26), dtype=torch.uint8)
     save_video(tmp_path / "in.mp4", clip, fps=10.0, metadata={})
@@ -218,63 +136,6 @@ def test_an_upload_is_upscaled(client: TestClient, tmp_path: Path):
     (tmp_path / "out.mp4").write_bytes(client.get(f"/v1/videos/{job['id']}/content").content)
     made = read_video(tmp_path / "out.mp4")
     assert made.frames.shape == (10, 3, 36, 52) and made.fps == 20
-
-
-def test_uploads_that_are_refused(client: TestClient, desk: Desk, tmp_path: Path):
-    before = set(desk.jobs.videos.iterdir())
-    clip = torch.zeros(8, 3, 32, 48, dtype=torch.uint8)
-    save_video(tmp_path / "good.mp4", clip, fps=0.1, metadata={})
-    assert "60 s, this one 80.0 s" in refused(upload(client, tmp_path / "good.mp4"), 400)
-    wrong = upload(client, tmp_path / "good.mp4", stages="base")
-    assert "tsr1" in refused(wrong, 400)
-    (tmp_path / "text").write_text("no video")
-    # ffmpeg would open what it names.
-    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{tmp_path}/good.mp4\n"
-    (tmp_path / "list.mp4").write_text(playlist)
-    (tmp_path / "concat").write_text(f"ffconcat version 1.0\nfile {tmp_path}/good.mp4\n")
-    for name in ("text", "list.mp4", "concat"):
-        assert "no video" in refused(upload(client, tmp_path / name), 400)
-    assert "video must be a file" in refused(
-        client.post("/v1/videos/upscale", data={"video": "/etc/passwd"}), 400
-    )
-    assert set(desk.jobs.videos.iterdir()) == before
-
-
-def test_an_upload_of_too_many_pixels(tiny: Cascade, tmp_path: Path):
-    save_video(
-        tmp_path / "a.mp4", torch.zeros(8, 3, 32, 48, dtype=torch.uint8), fps=8.0, metadata={}
-    )
-    desk = Desk([tiny], Jobs(tmp_path), limits=Limits(pixels=8 * 64 * 96 - 1))
-    with TestClient(application(desk)) as client:
-        assert "8 frames of 96x64" in refused(upload(client, tmp_path / "a.mp4"), 400)
-
-
-@pytest.mark.parametrize("id", ["..", "%2e%2e%2fjobs.sqlite3", "video_" + "0" * 32, "a" * 5000])
-def test_no_id_reaches_the_file_system(client: TestClient, id: str):
-    for path in (f"/v1/videos/{id}", f"/v1/videos/{id}/content", f"/v1/videos/{id}/events"):
-        assert client.get(path).status_code == 404
-    assert client.delete(f"/v1/videos/{id}").status_code in (404, 405)
-
-
-def test_content_before_it_is_there(client: TestClient):
-    id = client.post("/v1/videos", json=LONG).json()["id"]
-    assert "is not there" in refused(client.get(f"/v1/videos/{id}/content"), 409)
-    answer = client.get(f"/v1/videos/{id}/content", params={"stage": "../jobs"})
-    assert "finished: none yet" in refused(answer, 404)
-
-
-def test_only_keys_let_in(tiny: Cascade, tmp_path: Path):
-    desk = Desk([tiny], Jobs(tmp_path), limits=Limits())
-    with TestClient(application(desk, keys=["first", "s3cond"])) as client:
-        assert client.get("/health").status_code == 200
-        for key in (None, "wrong", "firs", "first2", ""):
-            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-            for path in ("/v1/videos", "/v1/models", "/metrics", "/v1/videos/x"):
-                assert "valid key" in refused(client.get(path, headers=headers), 401)
-            refused(client.post("/v1/videos", content=b"[", headers=headers), 401)
-        for key in ("first", "s3cond"):
-            headers = {"Authorization": f"Bearer {key}"}
-            assert client.get("/v1/videos", headers=headers).status_code == 200
 
 
 def test_old_videos_go(tiny: Cascade, tmp_path: Path):
@@ -326,60 +187,6 @@ def test_a_worker_outlives_an_error_of_the_queue(
 
 def raised(error: Exception):
     raise error
-
-
-def test_prompts_are_refused_and_videos_withheld(tiny: Cascade, tmp_path: Path):
-    """With a reason, and no file is left of what is withheld."""
-
-    def check(frames) -> Refusal | None:
-        return Refusal("noise", "it is noise") if frames.shape[-1] == 96 else None
-
-    def words(prompt: str) -> Refusal | None:
-        return Refusal("birds", "no birds") if "duck" in prompt else None
-
-    filters = Filters(prompt_checks=[words], frame_checks=[check])
-    desk = Desk([tiny], Jobs(tmp_path), limits=Limits(), filters=filters)
-    with TestClient(application(desk)) as client:
-        answer = client.post("/v1/videos", json={"prompt": "a duck"})
-        assert refused(answer, 400) == "the prompt is refused (birds): no birds"
-        assert answer.json()["error"]["code"] == "birds"
-        job = finished(client, create(client, prompt="a cat")["id"])
-        assert job["status"] == "failed"
-        assert job["error"] == {"code": "noise", "message": "it is noise"}
-        assert job["stages"] == []
-        deadline = time.monotonic() + 30
-        while desk.jobs.folder(job["id"]).exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        refused(client.get(f"/v1/videos/{job['id']}/content"), 409)
-        smaller = create(client, prompt="a cat", size="48x32")
-        assert finished(client, smaller["id"])["status"] == "completed"
-        text = client.get("/metrics").text
-        assert 'refused_total{category="birds",what="prompt"} 1.0' in text
-        assert 'refused_total{category="noise",what="video"} 1.0' in text
-
-
-def test_what_can_be_read_is_not_shown_before_it_is_judged(
-    tiny: Cascade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for name in ("web.desk.READABLE", "safety.guard.READABLE"):
-        monkeypatch.setattr(f"imagen_video.{name}", 32)
-    monkeypatch.setattr("imagen_video.web.desk.PREVIEW", 0.0)
-    stages = {"base": {"steps": 64}, "ssr2": {"steps": 64}}
-
-    def heights(verdict: Refusal | None) -> set[int]:
-        """Of all previews."""
-        filters = Filters(prompt_checks=(), frame_checks=[lambda frames: verdict])
-        folder = tmp_path / str(verdict)
-        folder.mkdir()
-        desk = Desk([tiny], Jobs(folder), limits=Limits(), filters=filters)
-        with TestClient(application(desk)) as client:
-            told = events(client, create(client, stages=stages, size="48x32")["id"])
-        images = [facts["image"].partition(",")[2] for name, facts in told if name == "preview"]
-        return {Image.open(BytesIO(base64.b64decode(image))).height for image in images}
-
-    assert max(heights(Refusal("noise", "it is noise"))) < 32
-    assert max(heights(None)) == 32
 
 
 def test_metrics_count_stages_and_jobs(client: TestClient):
