@@ -1,25 +1,23 @@
 """imagen-video generate and upscale."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from imagen_video.cli.provenance import Provenance
+from imagen_video.cli.safety import Safety
 
 if TYPE_CHECKING:  # torch takes a second to import: only commands that need it pay
-    from imagen_video.cascade import Cascade
-    from imagen_video.safety import Guarded
     from imagen_video.sampling import Progress
     from imagen_video.video import VideoClip
 
 
 @dataclass
-class Generate(Provenance):
+class Generate(Safety, Provenance):
     """Make a video from every prompt."""
 
     prompts: Positional[tuple[str, ...]] = ()
@@ -50,14 +48,10 @@ class Generate(Provenance):
     """Save every stage's video as it ends."""
     device: tuple[str, ...] = ("cpu",)
     """cpu or cuda; several, such as cuda:0 cuda:1, share the stages and work on several prompts."""
-    safe: bool = False
-    """Refuse prompts and withhold videos by the safety filters."""
-    policy: Path | None = None
-    """What --safe goes by, a JSON file (default: the shipped policy)."""
 
 
 @dataclass
-class Upscale(Provenance):
+class Upscale(Safety, Provenance):
     """Super-resolve a video: every frame is kept, nothing is rescaled."""
 
     video: Positional[Path]
@@ -72,22 +66,19 @@ class Upscale(Provenance):
     max_frames: int | None = None
     """Only the first frames."""
     device: str = "cpu"
-    safe: bool = False
-    """Refuse the prompt, or withhold the video, by the safety filters."""
-    policy: Path | None = None
-    """What --safe goes by, a JSON file (default: the shipped policy)."""
 
 
 def run_generate(options: Generate) -> None:
     from imagen_video.cascade import Cascade
     from imagen_video.memory import keep_freed_memory
+    from imagen_video.safety import filtered
     from imagen_video.sampling import SampleSpec, save_video
 
     prompts = _prompts(options)
     outputs = _outputs(options.output, len(prompts))
     _probe(outputs)
     writer = options.writer(source=options.input)
-    around = _filters(options)
+    filters = options.filters()
     low = _read(options.input) if options.input else None
     wanted = SampleSpec(
         seed=options.seed,
@@ -103,7 +94,8 @@ def run_generate(options: Generate) -> None:
     frames, fps = (low.frames, low.fps) if low else (None, None)
     last = cascade.plan(wanted, low_frames=None if low is None else len(low.frames))[-1].spec.name
     given = {"input": str(options.input)} if options.input else {}
-    for progress in _with_bars(around(cascade).stream(prompts, wanted, low=frames, low_fps=fps)):
+    steps = filtered(cascade, filters).stream(prompts, wanted, low=frames, low_fps=fps)
+    for progress in _with_bars(steps):
         if progress.video is None:
             continue
         output = outputs[progress.prompt]
@@ -119,17 +111,18 @@ def run_generate(options: Generate) -> None:
 def run_upscale(options: Upscale) -> None:
     from imagen_video.cascade import Cascade
     from imagen_video.memory import keep_freed_memory
+    from imagen_video.safety import filtered
     from imagen_video.sampling import SampleSpec, save_video
     from imagen_video.video import read_video
 
     _probe([options.output])
     writer = options.writer(source=options.video)
-    around = _filters(options)
+    filters = options.filters()
     clip = read_video(options.video, max_frames=options.max_frames)
     keep_freed_memory()
     cascade = Cascade.from_pretrained(options.model, device=options.device)
     _check_even(clip, [cascade.spec.stage(name).space_factor for name in options.stages])
-    steps = around(cascade).upscale(
+    steps = filtered(cascade, filters).upscale(
         clip.frames,
         options.prompt,
         fps=clip.fps,
@@ -146,18 +139,6 @@ def run_upscale(options: Upscale) -> None:
     facts = cascade.metadata([options.prompt], 0, wanted, **more)
     save_video(options.output, video, fps=fps, metadata=facts, writer=writer)
     print(f"{options.output}: {len(video)} frames of {video.shape[-1]}x{video.shape[-2]}")
-
-
-def _filters(options: Generate | Upscale) -> "Callable[[Cascade], Cascade | Guarded]":
-    """What puts the filters that were asked for around a cascade."""
-    if not options.safe:
-        if options.policy:
-            raise ValueError("--policy says what --safe goes by: add --safe")
-        return lambda cascade: cascade
-    from imagen_video.safety import Filters, Policy, guarded
-
-    policy = Policy.read(options.policy) if options.policy else Policy.shipped()
-    return partial(guarded, filters=Filters.of(policy))
 
 
 def _prompts(options: Generate) -> list[str]:

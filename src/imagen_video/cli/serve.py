@@ -8,24 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imagen_video.cli.provenance import Provenance
+from imagen_video.cli.safety import Safety
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-    from imagen_video.safety import Filters
 
 KEYS = "IMAGEN_VIDEO_API_KEYS"
 
 
 @dataclass(kw_only=True)
-class Serve(Provenance):
+class Serve(Safety, Provenance):
     """Serve a page and an HTTP API in the shape of OpenAI's videos endpoint, with a queue on disk.
 
     Ended in whatever way, the same command goes on with the jobs where they were.
     """
 
     model: str = "mini"
-    """The cascade: mini, or a folder of save_pretrained."""
+    """The cascade: mini, a folder of save_pretrained, or org/name of the Hugging Face hub."""
     host: str = "127.0.0.1"
     port: int = 7860
     api_key: tuple[str, ...] = ()
@@ -40,10 +39,8 @@ class Serve(Provenance):
     """Finished videos are removed after so many days."""
     disk_share: float = 0.5
     """The oldest go earlier where videos fill more than this share of the disk."""
-    filters: bool = True
+    safe: bool = True
     """Refuse prompts and withhold videos by the safety filters."""
-    policy: Path | None = None
-    """What the filters go by, a JSON file (default: the shipped policy)."""
     log_prompts: bool = False
     """The log holds what was refused, not only why."""
     provenance: bool = True
@@ -53,6 +50,8 @@ class Serve(Provenance):
 def run_serve(options: Serve) -> None:
     try:
         import fastapi  # noqa: F401
+        import gradio  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn
     except ImportError as error:
         raise ValueError(
@@ -63,6 +62,8 @@ def run_serve(options: Serve) -> None:
     keys = [*options.api_key, *filter(None, os.environ.get(KEYS, "").split(","))]
     if options.queue < 1 or options.keep_days <= 0 or not 0 < options.disk_share <= 1:
         raise ValueError("queue and keep-days must be above 0, and disk-share in 0..1")
+    if options.log_prompts and not options.safe:
+        raise ValueError("--log-prompts is for the filters, which are off")
     if not keys and options.host not in ("127.0.0.1", "localhost", "::1"):
         print(
             f"anyone who reaches {options.host} may use this server: set ${KEYS}", file=sys.stderr
@@ -89,17 +90,6 @@ def _application(options: Serve, keys: list[str]) -> "FastAPI":
     keep_freed_memory()
     cascades = [Cascade.from_pretrained(options.model, device=name) for name in options.device]
     limits = Limits(queue=options.queue, keep_days=options.keep_days, disk_share=options.disk_share)
-    filters = _filters(options)
+    filters = options.filters(log_prompts=options.log_prompts)
     desk = Desk(cascades, Jobs(options.data), limits=limits, filters=filters, marks=options.marks())
     return with_page(application(desk, keys=keys), desk, keys)
-
-
-def _filters(options: Serve) -> "Filters | None":
-    from imagen_video.safety import Filters, Policy
-
-    if not options.filters:
-        if options.policy or options.log_prompts:
-            raise ValueError("--policy and --log-prompts are for the filters, which are off")
-        return None
-    policy = Policy.read(options.policy) if options.policy else None
-    return Filters.of(policy, log_prompts=options.log_prompts)
