@@ -301,14 +301,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--videos", type=Path, nargs="*", default=[])
     torch.set_num_threads(1)
+    videos = sorted(parser.parse_args().videos)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        videos = sorted(parser.parse_args().videos)
-        taken = times(folder)
+        print(machine(), times(folder), limits(videos, folder), sep="\n\n", flush=True)
         tallies, null = measure(videos, folder)
-        ends = limits(videos, folder)
-    print(machine(), taken, sep="\n")
-    print("found (least z, median z):", found_table(tallies), null_table(null), ends, sep="\n\n")
+    print("found (least z, median z):", found_table(tallies), null_table(null), sep="\n\n")
 
 
 if __name__ == "__main__":
