@@ -1,16 +1,15 @@
 """The mark outlives what videos go through, is not seen, and is found only where it is."""
 
-import io
 import math
 
-import av
 import pytest
 import torch
+from attacks import coded, half
 
 from imagen_video import watermark
 from imagen_video.data.clips import Crop
 from imagen_video.data.stickers.source import StickerSource
-from imagen_video.video import VideoFormat, VideoWriter, read_video, resize, to_float, to_uint8
+from imagen_video.video import VideoFormat, VideoWriter, read_video
 from imagen_video.watermark import detect, detect_file, mark, surfaces, waves
 
 SIZE = (192, 320)
@@ -32,45 +31,25 @@ def shapes(frames=12, size=SIZE):
     return torch.stack(clip)[:, None].repeat(1, 3, 1, 1).to(torch.uint8)
 
 
-def crf28(frames):
-    file, (height, width) = io.BytesIO(), frames.shape[-2:]
-    with av.open(file, "w", format="mp4") as container:
-        options = {"crf": "28", "preset": "medium"}
-        stream = container.add_stream("libx264", rate=24, options=options)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(frame.permute(1, 2, 0).contiguous().numpy())
-            container.mux(stream.encode(picture.reformat(format="yuv420p")))
-        container.mux(stream.encode(None))
-    file.seek(0)
-    with av.open(file) as container:
-        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return torch.stack([torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures])
-
-
-def half(frames):
-    height, width = (side // 4 * 2 for side in frames.shape[-2:])
-    return to_uint8(resize(to_float(frames)[None], height, width)[0])
-
-
 def crop(frames):
     return frames[:, :, 13 : 13 + 172, 7 : 7 + 288]
 
 
-ATTACKS = {
-    "nothing": lambda frames: frames,
-    "crf 28": crf28,
-    "half": half,
-    "crop": crop,
-    "all three": lambda frames: crf28(half(crop(frames))),
-}
+def attacks(folder):
+    return {
+        "nothing": lambda frames: frames,
+        "crf 28": lambda frames: coded(frames, folder),
+        "half": half,
+        "crop": crop,
+        "all three": lambda frames: coded(half(crop(frames)), folder),
+    }
 
 
 @pytest.mark.parametrize("clip", [sticker, shapes])
-def test_the_mark_is_found_after_every_attack_and_only_if_it_is_there(clip):
+def test_the_mark_is_found_after_every_attack_and_only_if_it_is_there(clip, tmp_path):
     frames = clip()
     marked = mark(frames)
-    for name, attack in ATTACKS.items():
+    for name, attack in attacks(tmp_path).items():
         found = detect(attack(marked))
         assert found.found, (name, found)
         expected = 0.5 if name in ("half", "all three") else 1
