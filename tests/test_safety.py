@@ -98,6 +98,12 @@ def test_what_only_looks_alike_passes(text, filters):
     assert filters.prompt(text) is None
 
 
+@pytest.mark.parametrize("nothing", ["", " ", "\n", "\u200b", "\u0301", "!?", "\x00"])
+def test_what_says_nothing_passes(nothing, filters):
+    """Uploads need no prompt."""
+    assert filters.prompt(nothing) is None
+
+
 def test_a_denied_word_counts_outside_of_the_allowed_phrase(terms):
     assert terms("a naked mole-rat") is None
     assert terms("a naked mole-rat and a naked man").category == "sexual"

@@ -80,7 +80,10 @@ class Meant:
         self.allowed = re.compile(rf"\b(?:{either})s?\b" if either else "(?!)")
 
     def __call__(self, prompt: str) -> Refusal | None:
-        scores = self.meaning(read(prompt, self.allowed))
+        parts = read(prompt, self.allowed)
+        if not parts:  # an upload without a prompt, invisible letters
+            return None
+        scores = self.meaning(parts)
         over = {name: scores[name] - bound for name, bound in self.thresholds.items()}
         worst = max(over, key=over.__getitem__, default=None)
         if worst is None or over[worst] < 0:
@@ -104,7 +107,7 @@ def read(prompt: str, allowed: re.Pattern[str] = re.compile("(?!)")) -> list[str
 def parts_of(text: str) -> Iterator[str]:
     """The text in parts of at most PART letters, and its clauses, where it has several."""
     start = 0
-    while start == 0 or start < len(text):
+    while start < len(text):
         stop = len(text)
         if stop - start > PART:
             stop = max(text.rfind(" ", start, start + PART), start + PART // 2)
