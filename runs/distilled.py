@@ -66,6 +66,10 @@ class Options:
     """Optimizer steps a round."""
     guidance_updates: int | None = None
     """Of the round that learns guidance."""
+    direct: bool = False
+    """No such round: guidance is learned in the first halving."""
+    init_from: Path | None = None
+    """Begin with the weights of a student."""
     batch: int = 1
     """Batches so many times those of mini's training."""
     echoes: int = 1
@@ -137,7 +141,8 @@ def train(guidance: str, stage: str, options: Options) -> bool:
     """Distil a stage, or go on; False where the time was not enough."""
     whole, out = teacher(guidance, options), student(guidance, stage, options)
     first = whole / stage
-    if guidance == "oscillating":  # who has learned guidance has not yet learned how it varies
+    # Who has learned guidance has not yet learned how it varies; direct rounds learn both at once.
+    if guidance == "oscillating" and not options.direct:
         if not train("constant", stage, options):
             return False
         first = out / GUIDED
@@ -151,9 +156,10 @@ def train(guidance: str, stage: str, options: Options) -> bool:
         rounds=options.rounds,
         updates=options.updates,
         guidance_updates=options.guidance_updates,
+        direct=options.direct,
         learning_rate=options.learning_rate,
     )
-    job = JobSpec(stage=stage, out=out, device=options.device)
+    job = JobSpec(stage=stage, out=out, device=options.device, init_from=options.init_from)
     run = RunSpec(minutes=options.minutes, workers=options.workers)
     last = None
     for last in distill(presets.find(str(whole)), first, job, spec, run):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
 from imagen_video.diffusion.guidance import (
+    Rule,
     dynamic_threshold,
     guidance_weights,
     guided_denoisers,
@@ -219,9 +220,7 @@ class Stage:
     ) -> list[Denoiser]:
         """One a step of the sampler, guided by its weight; see `denoiser` for `inner`."""
         sampler = sampler or self.spec.sampler
-        window, rule = sampler.window, static_threshold
-        if sampler.threshold == "dynamic":
-            rule = dynamic_threshold(sampler.percentile)
+        window, rule = sampler.window, make_rule(sampler)
         schedule = self._sampled_on(cond)
         weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
         self.spec.refuse_unlearned(weights)
@@ -271,6 +270,13 @@ def _in_place(sampler: SamplerSpec, *, frames: int) -> bool:
     by_clip = sampler.threshold == "dynamic" and sampler.guidance.on
     several = sampler.window is not None and sampler.window < frames
     return several and sampler.move == "ddim" and not by_clip
+
+
+def make_rule(sampler: SamplerSpec) -> Rule:
+    """How a sampler clips what it is told where it is guided."""
+    if sampler.threshold == "dynamic":
+        return dynamic_threshold(sampler.percentile)
+    return static_threshold
 
 
 def make_move(sampler: SamplerSpec) -> Move:

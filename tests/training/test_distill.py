@@ -1,6 +1,7 @@
 """Distillation: what students are told, and that runs of it learn, go on and end."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,12 @@ from safetensors.torch import load_file
 from imagen_video import presets
 from imagen_video.cascade import Cascade
 from imagen_video.diffusion.denoised import Denoised
-from imagen_video.diffusion.guidance import guidance_weights, guided
+from imagen_video.diffusion.guidance import (
+    guidance_weights,
+    guided,
+    static_threshold,
+    thresholded,
+)
 from imagen_video.diffusion.objective import Draws
 from imagen_video.diffusion.sampler import Noise
 from imagen_video.diffusion.schedule import step_times
@@ -82,17 +88,45 @@ def test_a_student_of_guidance_is_told_the_mixture_of_two_calls(base):
     def noting(told: Conditioning, **options):
         def denoise(z, logsnr):
             assert told.guidance is not None
-            answer = guided(base.denoiser(cond.cat(cond.without_text())), told.guidance)(z, logsnr)
-            asked.append((answer, told.guidance))
-            return answer
+            mixed = guided(base.denoiser(cond.cat(cond.without_text())), told.guidance)
+            asked.append(((answer := mixed(z, logsnr)), told.guidance))
+            return thresholded(lambda *_: answer, static_threshold)(z, logsnr)
 
         return denoise if told.guidance is not None else denoiser(told, **options)
 
     student.denoiser = noting
     loss = student.loss(video, replace(cond), Draws(ROWS, seed=4))
     assert loss.value < 1e-12  # the perfect student
-    weights = asked[0][1]
+    mixed, weights = asked[0]
     assert ((weights >= 2) & (weights <= 9)).all() and weights.std() > 0
+    assert mixed.x.abs().max() > 1, "clipped as sampling does"
+
+
+def test_a_student_of_two_calls_and_two_steps_at_once(base):
+    """What it is told takes z where two guided steps of the sampler take it."""
+    student = lesson_of(base, Lesson(steps=4, weights=(3.0, 3.0)))
+    assert student.spec.unet.guided == (3.0, 3.0)
+    video, cond = given(base.spec)
+    schedule, denoiser = student.schedule, student.denoiser
+
+    steps = replace(base.spec.sampler, num_steps=8)
+
+    def noting(told: Conditioning, **options):
+        if told.guidance is None:
+            return denoiser(told, **options)
+        sampling, *_ = base.denoisers(cond, sampler=steps)
+
+        def denoise(z, logsnr):
+            time = schedule.inverse(logsnr).double()
+            middle, end = (schedule((time - part / 8).clamp(min=0)).float() for part in (1, 2))
+            end = torch.where(time < 0.3, torch.inf, end)  # the last step ends without noise
+            there = sampling(sampling(z, logsnr).at(middle), middle).at(end)
+            return Denoised.from_move(z, there, logsnr, end)
+
+        return denoise
+
+    student.denoiser = noting
+    assert student.loss(video, cond, Draws(ROWS, seed=5)).value < 1e-8
 
 
 def test_where_sampling_is_unguided_no_weight_is_told(base):
@@ -233,8 +267,6 @@ def test_a_network_that_has_learned_guidance_is_counted_once_a_step(tiny, taught
 
 
 def test_lessons_that_a_teacher_cannot_give(base):
-    with pytest.raises(ValueError, match="distil guidance first"):
-        Lesson(steps=4).spec(base.spec, base.spec.train)
     with pytest.raises(ValueError, match="sampled without it"):
         Lesson().spec(sampled(base, GuidanceSpec()).spec, base.spec.train)
     with pytest.raises(ValueError, match="has learned guidance already"):
@@ -253,6 +285,8 @@ def test_lessons_that_a_teacher_cannot_give(base):
 def test_the_rounds_of_a_guided_base_and_of_an_upsampling_stage(base, tiny):
     names = [name for name, _ in DistillSpec(stochastic=True).lessons(base.spec)]
     assert names == ["guidance", "32-steps", "16-steps", "8-steps", "8-stochastic"]
+    direct = DistillSpec(rounds=(16, 8), direct=True).lessons(base.spec)
+    assert [name for name, _ in direct] == ["16-steps", "8-steps"]
     few = DistillSpec(rounds=(8,), consistency=(4, 1)).lessons(base.spec)
     assert [(name, lesson.teacher_steps) for name, lesson in few[1:]] == [
         ("8-steps", None),
@@ -291,6 +325,11 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
     assert imagen_video(*words, "--out", parts).returncode == 0
     once, again = (load_file(at / "2-2-steps" / "model.safetensors") for at in (whole, parts))
     assert all(torch.equal(once[name], again[name]) for name in once)
+
+    direct = [*words, "--direct", "--out", tmp_path / "direct"]
+    done = imagen_video(*direct, "--init-from", whole / "2-2-steps")
+    assert done.returncode == 0 and "1-2-steps" in done.stdout
+    assert re.search(r"(\d+) of \1 weights are those of .*/2-2-steps", done.stderr)
     other = imagen_video(*("9" if word == "4" else word for word in words), "--out", parts)
     assert other.returncode == 2 and "holds another round" in other.stderr
 

@@ -25,6 +25,10 @@ class Distill:
     """Further rounds of consistency distillation to so many steps, such as 4 or 2 1."""
     stochastic: bool = False
     """A last round for the stochastic sampler, whose steps overlap."""
+    direct: bool = False
+    """Learn guidance in the first halving and not in a round of its own: less to train."""
+    init_from: Path | None = None
+    """A folder of a stage whose weights the first student begins with (default: the teacher's)."""
     previous: Path | None = None
     """A folder of the stage before: low-resolution videos as that makes them, not true ones."""
     weights: tuple[float, float] = (0.0, 15.0)

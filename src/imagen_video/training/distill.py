@@ -36,7 +36,8 @@ BASE_ROUNDS, UPSAMPLING_ROUNDS = (32, 16, 8), (16, 8)
 class DistillSpec:
     """Guidance first where the teacher is guided, then a round for each of `rounds` (the student's
     steps, halving), then one for each of `consistency` (steps that divide those before), or, if
-    `stochastic`, one of overlapping steps for the stochastic sampler.
+    `stochastic`, one of overlapping steps for the stochastic sampler. If `direct`, guidance is
+    learned in the first halving, from a teacher of two calls a step.
 
     `updates` are optimizer steps a round (`guidance_updates` of the first: there is most to learn
     in it); the learning rate falls linearly to 0 in each, from that of the teacher's training
@@ -46,6 +47,7 @@ class DistillSpec:
     rounds: tuple[int, ...] = ()
     consistency: tuple[int, ...] = ()
     stochastic: bool = False
+    direct: bool = False
     weights: tuple[float, float] = (0.0, 15.0)
     updates: int = 1000
     guidance_updates: int | None = None
@@ -58,7 +60,7 @@ class DistillSpec:
             if 2 * steps != before:
                 raise ValueError(f"rounds halve the steps, got {steps} after {before}")
         found = []
-        if teacher.sampler.guidance.on and not teacher.unet.guided:
+        if teacher.sampler.guidance.on and not teacher.unet.guided and not self.direct:
             found.append(("guidance", Lesson(weights=self.weights)))
         found += [(f"{n}-steps", Lesson(steps=n, weights=self.weights)) for n in rounds]
         for before, steps in pairwise((rounds[-1], *self.consistency)):
@@ -102,6 +104,7 @@ def distill(
     cascade: CascadeSpec, teacher: Path, job: JobSpec, spec: DistillSpec, run: RunSpec
 ) -> Iterator[Round]:
     """Distil the stage in the folder `teacher`; each round into a folder of its own in `job.out`.
+    The first student begins with the weights of `job.init_from`, if given, else of its teacher.
 
     Called again it goes on where it stopped. It ends early where `run.minutes` stop a round.
     ValueError where a folder holds another round than the one that is asked for.
@@ -109,7 +112,7 @@ def distill(
     first, end = load_spec(teacher), math.inf
     if run.minutes is not None:
         end = time.monotonic() + 60 * run.minutes
-    lessons = spec.lessons(first)
+    lessons, begin = spec.lessons(first), job.init_from or teacher
     for number, (name, lesson) in enumerate(lessons, start=1):
         folder = job.out / f"{number}-{name}"
         _claim(folder, lesson, teacher, job.previous)
@@ -117,7 +120,7 @@ def distill(
         updates = student.train.steps
         stages = (student if one.name == student.name else one for one in cascade.stages)
         if not _finished(folder, updates):
-            this = replace(job, out=folder, init_from=teacher, lesson=lesson)
+            this = replace(job, out=folder, init_from=begin, lesson=lesson, teacher=teacher)
             left = None if end == math.inf else (end - time.monotonic()) / 60
             within = replace(run, minutes=left)
             if train_stage(replace(cascade, stages=tuple(stages)), this, within) < updates:
@@ -126,7 +129,7 @@ def distill(
             compare(teacher, folder, cascade, job, run)
         before, *_, after = _errors(folder)
         yield Round(name, folder, lesson.steps, before, after, number == len(lessons))
-        teacher = folder
+        teacher = begin = folder
 
 
 def _claim(folder: Path, lesson: Lesson, teacher: Path, previous: Path | None) -> None:

@@ -45,8 +45,8 @@ class JobSpec:
     """Which stage is trained, on what and where. `data` are names for `open_source`; more than
     `max_bad` (a share) of broken files end the run; `shards` is for `distributed.started`. With
     `lora` adapters of that rank are trained over `init_from`, instead of weights that it starts;
-    with a `lesson` the stage in `init_from` is its teacher, and one in `previous` makes its
-    low-resolution videos."""
+    with a `lesson` the stage in `teacher` gives it, and one in `previous` makes its low-resolution
+    videos."""
 
     stage: str
     out: Path
@@ -57,6 +57,7 @@ class JobSpec:
     cropping: Literal["random", "centre"] = "random"
     max_bad: float = 0.05
     lesson: Lesson | None = None
+    teacher: Path | None = None
     previous: Path | None = None
     device: str = "cpu"
     shards: int = 1
@@ -95,7 +96,7 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
             load_stage(folder, device=ranks.device, dtype=working_dtype(ranks.device))
             if folder
             else None
-            for folder in (job.init_from, job.previous)
+            for folder in (job.teacher, job.previous)
         )
         assert teacher is not None, "a lesson has a teacher"
         stage = Student(spec, stage.unet, teacher, job.lesson, previous)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
-from imagen_video.diffusion.guidance import guided, weight_at
+from imagen_video.diffusion.guidance import guided, thresholded, weight_at
 from imagen_video.diffusion.objective import (
     Draws,
     Loss,
@@ -20,7 +20,7 @@ from imagen_video.diffusion.objective import (
 from imagen_video.diffusion.schedule import alpha_sigma, expand
 from imagen_video.lowres import Low, low_from_truth
 from imagen_video.spec import GuidanceSpec, StageSpec, TrainSpec
-from imagen_video.stage import Stage
+from imagen_video.stage import Stage, make_rule
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.video import PerClip, Video
@@ -32,9 +32,10 @@ class Lesson:
 
     Without `steps` it learns guidance (section 8.1): to answer in one call, told a weight, as the
     teacher does in two. With `steps`, to reach in so many steps what the teacher reaches in twice
-    as many (section 8.2); `overlapping`, in as many, each of two of the teacher's: for the
-    stochastic sampler (section 8.3). With `teacher_steps`, a multiple of `steps`, it learns that
-    from its own answers after each of these (consistency). Weights are drawn from `weights`.
+    as many (section 8.2), and guidance with it where that takes two calls; `overlapping`, in as
+    many, each of two of the teacher's: for the stochastic sampler (section 8.3). With
+    `teacher_steps`, a multiple of `steps`, it learns that from its own answers after each of these
+    (consistency). Weights are drawn from `weights`.
     """
 
     steps: int | None = None
@@ -65,19 +66,18 @@ class Lesson:
                 raise ValueError(f"stage {teacher.name!r} teaches no guidance: it {why}")
             return replace(teacher, unet=replace(unet, guided=self.weights), train=train)
         if sampler.guidance.on and not unet.guided:
-            raise ValueError(
-                f"stage {teacher.name!r} is guided by two calls a step: distil guidance first"
-            )
+            unet = replace(unet, guided=self.weights)
         teacher.refuse_unlearned(self.weights)
         # What varies over the teacher's steps is learned with them.
         absorbed = GuidanceSpec(weight=sampler.guidance.weight)
         move = "stochastic" if self.overlapping else "ddim"
         sampler = replace(sampler, num_steps=self.steps, guidance=absorbed, move=move)
-        return replace(teacher, sampler=sampler, train=train)
+        return replace(teacher, unet=unet, sampler=sampler, train=train)
 
 
 class Student(Stage):
-    """A stage in training whose truth is what `teacher` answers; both are unclipped.
+    """A stage in training whose truth is what `teacher` answers when it is sampled: clipped where
+    it is guided. The student is unclipped.
 
     With `previous`, the stage before it, its low-resolution videos are as that one makes them. Its
     truth lies in true videos, so that one begins half-way, with a true video noised to there.
@@ -151,7 +151,7 @@ class Student(Stage):
         def denoise(z: Video, logsnr: PerClip) -> Denoised:
             step = (its_steps - step_of(schedule, logsnr, its_steps)).long()
             now = weight_at(guidance, weight, step, logsnr)
-            return self.teacher.denoiser(replace(cond, guidance=now))(z, logsnr)
+            return as_sampled(self.teacher, cond, now)(z, logsnr)
 
         return denoise
 
@@ -199,11 +199,25 @@ def guidance_target(
     teacher: Stage, cond: Conditioning, weight: PerClip, interval: Interval
 ) -> Target:
     """What a teacher says in two calls under each clip's weight: paper section 8.1."""
-    doubled = teacher.denoiser(cond.cat(cond.without_text()))
 
     @torch.no_grad()
     def target(true: Denoised) -> Denoised:
         now = weight_within(interval, weight, true.logsnr).to(weight)
-        return guided(doubled, now)(true.z, true.logsnr)
+        return as_sampled(teacher, cond, now)(true.z, true.logsnr)
 
     return target
+
+
+def as_sampled(teacher: Stage, cond: Conditioning, weight: PerClip) -> Denoiser:
+    """A guided stage under each clip's weight, in one call or two, clipped where the weight is
+    above 0: sampling clips there, and what guidance says without it can lie far outside."""
+    if teacher.spec.unet.guided:
+        denoise = teacher.denoiser(replace(cond, guidance=weight))
+    else:
+        denoise = guided(teacher.denoiser(cond.cat(cond.without_text())), weight)
+    rule = make_rule(teacher.spec.sampler)
+
+    def clipped(x: Video) -> Video:
+        return torch.where(expand(weight, x) > 0, rule(x), x)
+
+    return thresholded(denoise, clipped)
