@@ -9,6 +9,8 @@ import torch
 from imagen_video import presets, sampling
 from imagen_video.cascade import Cascade
 from imagen_video.diffusion.sampler import Noise, finished
+from imagen_video.diffusion.schedule import CosineSchedule, step_times
+from imagen_video.info import describe
 from imagen_video.sampling import SampleSpec, _pad, override
 from imagen_video.spec import GuidanceSpec, SamplerSpec, TextSpec
 from imagen_video.stage import Stage
@@ -218,6 +220,32 @@ def test_a_run_in_windows_stays_in_the_memory_of_its_noise(tiny):
         states = stage.sample_steps(cond, (1, 13, 3, 32, 48), Noise(0), sampler=sampler)
         where = {state.z.untyped_storage().data_ptr() for state in states}
     assert len(where) == 1
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_a_sampler_can_space_its_steps_otherwise_than_training(tiny, window):
+    """Levels and where guidance is taken; as many calls are counted before."""
+    stage = tiny.stages[-1]
+    guidance = GuidanceSpec(weight=2.0, interval=(-30.0, 0.0))
+    sampler = replace(
+        stage.spec.sampler, num_steps=4, guidance=guidance, window=window, logsnr_shift=3.0
+    )
+    assert stage.spec.logsnr_shift != 3.0
+    cond, asked = _conditioning(tiny, stage, torch.zeros(1, 13, 3, 16, 24)), []
+    hook = stage.unet.register_forward_pre_hook(lambda _, args: asked.append(args[1].tolist()))
+    with torch.inference_mode():
+        finished(stage.sample_steps(cond, (1, 13, 3, 32, 48), Noise(0), sampler=sampler))
+    hook.remove()
+    levels = CosineSchedule(shift=3.0)(step_times(4)[:-1]).tolist()
+    wanted = [[level] * (2 if level <= 0 else 1) for level in levels]
+    assert {len(call) for call in wanted} == {1, 2}
+    for call in asked:
+        assert min(abs(call[0] - level) for level in levels) < 1e-5
+    assert {(round(call[0], 3), len(call)) for call in asked} == {
+        (round(call[0], 3), len(call)) for call in wanted
+    }
+    row = describe(tiny.with_sampler(stage.spec.name, sampler).spec)[-1]
+    assert row.calls == sum(len(call) for call in wanted)
 
 
 def _noted(states, shown):

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_video.diffusion.guidance import guidance_weights
-from imagen_video.diffusion.schedule import CosineSchedule
 from imagen_video.spec import CascadeSpec, StageSpec
-from imagen_video.stage import build_unet
+from imagen_video.stage import Stage, build_unet
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.weights import working_dtype
@@ -97,7 +96,7 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
     # Attention over frames is not linear in them; the large stages, which have none, are.
     part = frames if spec.unet.temporal == "attention" else min(frames, 8)
     per_call = flops_per_call(unet, spec, part, tokens) * frames // part
-    steps, schedule = spec.sampler.num_steps, CosineSchedule(shift=spec.logsnr_shift)
+    steps, schedule = spec.sampler.num_steps, Stage(spec, unet).sampling_schedule()
     weights = guidance_weights(spec.sampler.guidance, steps, schedule)
     guided = any(weights) and not spec.unet.guided  # what has learned guidance takes one call
     calls = sum(2 if weight and guided else 1 for weight in weights)

@@ -134,7 +134,11 @@ def mini() -> CascadeSpec:
     base = _row(
         base_unet,
         # Guided while things are decided; to the end it would leave a grid on flat grounds.
-        SamplerSpec(num_steps=32, guidance=GuidanceSpec(weight=3.0, interval=(-21.0, 0.0))),
+        SamplerSpec(
+            num_steps=16,
+            guidance=GuidanceSpec(weight=3.0, interval=(-21.0, 0.0)),
+            logsnr_shift=-1.5,
+        ),
         TrainSpec(
             steps=40_000,
             clips=2,

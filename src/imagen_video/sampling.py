@@ -223,9 +223,8 @@ def check_wishes(stages: list[Stage], wanted: SampleSpec, low_frames: int | None
     guided = [stage for stage in stages if override(stage.spec.sampler, wanted).guidance.on]
     for stage in guided:
         sampler = override(stage.spec.sampler, wanted)
-        stage.spec.refuse_unlearned(
-            guidance_weights(sampler.guidance, sampler.num_steps, stage.schedule)
-        )
+        schedule = stage.sampling_schedule(sampler)
+        stage.spec.refuse_unlearned(guidance_weights(sampler.guidance, sampler.num_steps, schedule))
     if wanted.negative_prompt:
         _check_negative(guided)
 

@@ -41,7 +41,11 @@ class GuidanceSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSpec:
-    """How a stage is sampled (paper section 5). `aug_logsnr` is the fixed lambda' of section 6."""
+    """How a stage is sampled (paper section 5). `aug_logsnr` is the fixed lambda' of section 6.
+
+    Steps are even in the time of a cosine schedule of this `logsnr_shift` (None: of the stage's):
+    what a stage trains on, mostly high noise, leaves few of few steps to low noise.
+    """
 
     num_steps: int
     move: Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"] = "ddim"
@@ -51,6 +55,7 @@ class SamplerSpec:
     percentile: float = 0.995
     aug_logsnr: float | None = None
     window: int | None = None
+    logsnr_shift: float | None = None
 
     def __post_init__(self):
         require_known_words(self)

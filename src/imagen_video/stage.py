@@ -96,9 +96,21 @@ class Stage:
         """The low-resolution video of training, before noise is added to it."""
         return low_from_truth(video, self.spec)
 
-    def by_kind(self, cond: Conditioning) -> "ByKind":
-        """The training schedule of a batch."""
-        return ByKind(cond.is_video, self.schedule, self.image_schedule)
+    def by_kind(self, cond: Conditioning, *, sampled: bool = False) -> "ByKind":
+        """The schedule of a batch in training, or that in whose time sampled steps are even."""
+        schedules = (self.schedule, self.image_schedule)
+        if sampled:
+            schedules = (self.sampling_schedule(), self.sampling_schedule(video=False))
+        return ByKind(cond.is_video, *schedules)
+
+    def sampling_schedule(
+        self, sampler: SamplerSpec | None = None, *, video: bool = True
+    ) -> CosineSchedule:
+        """The schedule in whose time a sampler's steps are even, of videos or of single images."""
+        shift = (sampler or self.spec.sampler).logsnr_shift
+        if shift is not None:
+            return CosineSchedule(shift=shift)
+        return self.schedule if video else self.image_schedule
 
     def denoiser(
         self, cond: Conditioning, *, window: int | None = None, inner: slice = ALL
@@ -180,7 +192,7 @@ class Stage:
         network has learned guidance, which takes one call a step and knows the empty one alone.
         """
         sampler = sampler or self.spec.sampler
-        schedule = self._sampled_on(cond)
+        schedule = self.sampling_schedule(sampler, video=bool(cond.is_video.all()))
 
         def draw(step: int) -> Video:
             drawn = noise(shape, stage=self.spec.name, step=step, sample=sample)
@@ -206,10 +218,6 @@ class Stage:
             found.append(Window(seen, kept, denoisers))
         return found
 
-    def _sampled_on(self, cond: Conditioning) -> CosineSchedule:
-        """One frame was trained as an image, on the schedule of images."""
-        return self.schedule if cond.is_video.all() else self.image_schedule
-
     def denoisers(
         self,
         cond: Conditioning,
@@ -221,7 +229,7 @@ class Stage:
         """One a step of the sampler, guided by its weight; see `denoiser` for `inner`."""
         sampler = sampler or self.spec.sampler
         window, rule = sampler.window, make_rule(sampler)
-        schedule = self._sampled_on(cond)
+        schedule = self.sampling_schedule(sampler, video=bool(cond.is_video.all()))
         weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
         self.spec.refuse_unlearned(weights)
         if self.spec.unet.guided:
@@ -244,7 +252,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class ByKind:
-    """A training schedule that treats videos and packed images differently."""
+    """A schedule that treats videos and packed images differently."""
 
     is_video: Bool[Tensor, " b"]
     video: CosineSchedule

@@ -43,6 +43,9 @@ def test_every_combination_is_tried_once():
     assert len({curve for _, curve, _ in found}) == 6
     level = {sampler.aug_logsnr for _, _, sampler in found}
     assert sorted(level) == pytest.approx([1.0986, 1.6094], abs=1e-4)
+    spaced = list(samplers(stage, SweepSpec(stage="ssr1", shifts=(-2.0, 0.5))))
+    assert [sampler.logsnr_shift for _, _, sampler in spaced] == [-2.0, 0.5]
+    assert "shift -2," in spaced[0][0] and len({curve for _, curve, _ in spaced}) == 2
     (alone,) = samplers(stage, SweepSpec(stage="ssr1"))
     assert alone[2] == stage.sampler
 

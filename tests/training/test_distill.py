@@ -20,7 +20,7 @@ from imagen_video.diffusion.guidance import (
 )
 from imagen_video.diffusion.objective import Draws
 from imagen_video.diffusion.sampler import Noise
-from imagen_video.diffusion.schedule import step_times
+from imagen_video.diffusion.schedule import CosineSchedule, step_times
 from imagen_video.info import describe
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec, StageSpec
@@ -195,11 +195,17 @@ def test_a_stage_that_knows_the_truth_finishes_it(tiny, steps):
     assert (finished_by(stage, video, cond, Draws(ROWS)) - video).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("guidance", [OSCILLATING, GuidanceSpec(weight=5.0, interval=(-9.0, 1.0))])
-def test_what_varies_over_the_teachers_steps_is_absorbed(base, guidance):
+@pytest.mark.parametrize(
+    ("guidance", "shift"),
+    [(OSCILLATING, None), (GuidanceSpec(weight=5.0, interval=(-9.0, 1.0)), -2.0)],
+)
+def test_what_varies_over_the_teachers_steps_is_absorbed(base, guidance, shift):
     teacher, steps = sampled(learned(base), guidance), 4
+    sampler = replace(teacher.spec.sampler, logsnr_shift=shift)
+    teacher = Stage(replace(teacher.spec, sampler=sampler), teacher.unet)
     student = lesson_of(teacher, Lesson(steps=steps, weights=(5.0, 5.0)))
     assert student.spec.sampler.guidance == GuidanceSpec(weight=5.0)
+    assert student.spec.sampler.logsnr_shift == shift
     told: dict[float, float] = {}
     hook = teacher.unet.register_forward_pre_hook(
         lambda _, args: told.update(zip(args[1].tolist(), args[2].guidance.tolist(), strict=True))
@@ -207,8 +213,9 @@ def test_what_varies_over_the_teachers_steps_is_absorbed(base, guidance):
     for seed in range(6):
         student.loss(*given(base.spec), Draws(ROWS, seed=seed))
     hook.remove()
-    levels = teacher.schedule(step_times(2 * steps))[:-1].float().tolist()
-    wanted = guidance_weights(guidance, 2 * steps, teacher.schedule)
+    schedule = CosineSchedule(shift=teacher.spec.logsnr_shift if shift is None else shift)
+    levels = schedule(step_times(2 * steps))[:-1].float().tolist()
+    wanted = guidance_weights(guidance, 2 * steps, schedule)
     assert len(set(wanted)) > 1
     for level, weight in told.items():
         nearest = min(range(2 * steps), key=lambda i: abs(levels[i] - level))

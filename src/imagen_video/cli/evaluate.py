@@ -84,6 +84,9 @@ class Sweep(Asked):
     log-SNRs)."""
     steps: tuple[int, ...] = ()
     moves: tuple[Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"], ...] = ()
+    shifts: tuple[float, ...] = ()
+    """Log-SNR shifts of the schedule in whose time steps are even: lower gives more of them to high
+    noise."""
     aug_snr: tuple[float, ...] = ()
     """Signal-to-noise ratios of the augmentation, such as 3 5."""
     out: Path = Path("out/sweep")
@@ -107,6 +110,7 @@ def run_sweep(options: Sweep) -> None:
         guidance=options.guidance,
         steps=options.steps,
         moves=options.moves,
+        shifts=options.shifts,
         aug_snr=options.aug_snr,
     )
     shared = {f.name for f in fields(EvaluationSpec)} - {"own", "until", "steps", "guidance"}

@@ -44,6 +44,7 @@ class SweepSpec:
     guidance: tuple[str, ...] = ()
     steps: tuple[int, ...] = ()
     moves: tuple[Move, ...] = ()
+    shifts: tuple[float, ...] = ()
     aug_snr: tuple[float, ...] = ()
 
 
@@ -89,10 +90,15 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
     if any(snr <= 0 for snr in spec.aug_snr):
         raise ValueError(f"a signal-to-noise ratio is above 0, got {min(spec.aug_snr)}")
     levels = [math.log(snr) for snr in spec.aug_snr] or [own.aug_logsnr]
-    for steps, move, level in itertools.product(
-        spec.steps or (own.num_steps,), spec.moves or (own.move,), levels
+    for steps, move, shift, level in itertools.product(
+        spec.steps or (own.num_steps,),
+        spec.moves or (own.move,),
+        spec.shifts or (own.logsnr_shift,),
+        levels,
     ):
         curve = f"{move}, {steps} steps"
+        if spec.shifts:
+            curve += f", shift {shift:g}"
         if level is not None:
             curve += f", aug SNR {math.exp(level):.3g}"
         for text in spec.guidance or ("",):
@@ -100,6 +106,7 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
             sampler = override(own, SampleSpec(steps=steps))
             guidance = guidance_of(text) if text else sampler.guidance
             sampler = replace(sampler, move=move, aug_logsnr=level, guidance=guidance)
+            sampler = replace(sampler, logsnr_shift=shift)
             yield f"{curve}, guidance {text or 'its own'}", curve, sampler
 
 

@@ -122,7 +122,7 @@ class Student(Stage):
             low, high = self.lesson.weights
             weight = (low + (high - low) * draws.uniform("guidance")).to(video)
             told = replace(cond, guidance=weight)
-        schedule, given = self.by_kind(cond), objective or self.objective()
+        schedule, given = self.by_kind(cond, sampled=True), objective or self.objective()
         steps, denoise = self.lesson.steps, self.denoiser(told)
         if steps is None:
             assert weight is not None, "Lesson.spec makes it guided"
@@ -159,7 +159,7 @@ class Student(Stage):
 @torch.no_grad()
 def finished_by(stage: Stage, video: Video, cond: Conditioning, draws: Draws) -> Video:
     """A true video noised to half of a stage's run (or its one step), and finished by the stage."""
-    sampler, schedule = stage.spec.sampler, stage.by_kind(cond)
+    sampler, schedule = stage.spec.sampler, stage.by_kind(cond, sampled=True)
     if stage.spec.kind != "base":
         low, level = low_from_truth(video, stage.spec), sampler.aug_logsnr
         assert level is not None, "StageSpec checks it"
