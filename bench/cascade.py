@@ -208,7 +208,7 @@ class Ledger:
 
 def whole_run(model: str, prompt: str, until: str | None) -> list[Spent]:
     """From text to mp4, stage by stage, in this process."""
-    work = {row.stage: row.flops for row in describe(presets.find(model))}
+    work = {row.stage: row.flops for row in describe(presets.shipped(model))}
     start, rows, ledger = time.perf_counter(), [], Ledger()
     cascade = Cascade.from_pretrained(model)
 

@@ -31,7 +31,7 @@ def run_info(options: Info) -> None:
     from imagen_video import presets
     from imagen_video.info import as_json, as_table, describe
 
-    rows = describe(presets.find(options.model))
+    rows = describe(presets.shipped(options.model))
     print(as_json(rows) if options.json else as_table(rows))
 
 

@@ -67,7 +67,7 @@ def run_distill(options: Distill) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     folder = located(options.teacher, weights=True)
-    cascade = presets.find(options.teacher)
+    cascade = presets.shipped(options.teacher)
     teacher = folder / cascade.stage(options.stage).name
     job, run = as_spec(JobSpec, options), as_spec(RunSpec, options)
     rounds = []
