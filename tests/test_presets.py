@@ -31,6 +31,12 @@ def test_formats_are_those_of_figure_6(name):
     assert {stage.output.seconds for stage in stages} == {16 / 3}
 
 
+def test_a_shipped_preset_is_described_as_its_weights_are_sampled():
+    assert presets.shipped("tiny") == presets.tiny()
+    fewer, own = presets.shipped("mini").stages[-1], presets.mini().stages[-1]
+    assert fewer.sampler.num_steps < own.sampler.num_steps and fewer.unet == own.unet
+
+
 def test_paper_predicts_v_and_samples_as_published():
     stages = presets.paper().stages
     assert {stage.unet.predicts for stage in stages} == {"v"}
