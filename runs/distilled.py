@@ -118,7 +118,9 @@ def teacher(guidance: str, options: Options) -> Path:
 
 
 def _taught(spec: StageSpec, guidance: str, options: Options) -> StageSpec:
-    train, sampler, packs = spec.train, spec.sampler, min(1, spec.train.image_packs)
+    # As it was trained to be sampled, not in the few steps that mini ships with.
+    sampler = presets.find(options.model).stage(spec.name).sampler
+    train, packs = spec.train, min(1, spec.train.image_packs)
     clips = train.clips + train.image_packs - packs  # the teacher knows how things look
     train = replace(
         train,
