@@ -74,6 +74,8 @@ def opened(
         with av.open(source, options=bound, **lenient) as container:
             if not container.streams.video:
                 raise ValueError(f"{name!r} holds no video")
+            if container.streams.video[0].codec_context is None:
+                raise ValueError(f"{name!r} is coded in a way that nothing here reads")
             yield container, container.streams.video[0]
     except FFmpegError as error:
         raise ValueError(f"cannot read {name!r} as a video: {error.strerror}") from error

@@ -233,7 +233,7 @@ def video_info(path: str | Path) -> VideoInfo:
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         try:
             metadata = json.loads(container.metadata.get("comment", "{}"))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             metadata = {}  # some other program's comment
         # Some containers do not say how many frames they hold: count packets, without decoding.
         count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))

@@ -31,6 +31,8 @@ def test_a_video_is_what_the_library_makes(client: TestClient, tiny: Cascade, tm
     assert done["status"] == "completed" and done["stages"] == NAMES
     answer = client.get(f"/v1/videos/{job['id']}/content")
     assert answer.headers["content-type"] == "video/mp4"
+    head = client.head(f"/v1/videos/{job['id']}/content")
+    assert head.headers["content-length"] == str(len(answer.content)) and not head.content
     (tmp_path / "got.mp4").write_bytes(answer.content)
     low = tiny(["a duck"], seed=3, steps=2, guidance=0.5, until="base").frames[0]
     steps = tiny.stream(["a duck"], SampleSpec(seed=3, steps=1, start="tsr1"), low=low)
@@ -113,6 +115,17 @@ def test_a_repeated_key_is_one_job(client: TestClient):
     other = client.post("/v1/videos", json={"prompt": "a cat"}, headers=headers)
     assert "another request" in refused(other, 409)
     refused(client.post("/v1/videos", json={}, headers={"Idempotency-Key": "k" * 201}), 400)
+
+
+def test_a_repeated_key_is_of_the_same_upload(client: TestClient, tmp_path: Path):
+    headers, ids = {"Idempotency-Key": "two"}, []
+    for name, light in (("a", 0), ("b", 200), ("a", 0)):
+        clip = torch.full((2, 3, 16, 24), light, dtype=torch.uint8)
+        save_video(tmp_path / f"{name}.mp4", clip, fps=8.0, metadata={})
+        with open(tmp_path / f"{name}.mp4", "rb") as file:
+            ids.append(client.post("/v1/videos/upscale", files={"video": file}, headers=headers))
+    assert ids[0].json()["id"] == ids[2].json()["id"]
+    assert "another request" in refused(ids[1], 409)
 
 
 def test_lists_are_paged(client: TestClient):

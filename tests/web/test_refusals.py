@@ -3,9 +3,12 @@
 import base64
 import json
 import time
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
@@ -13,6 +16,7 @@ from PIL import Image
 from serving import LONG, create, events, finished, refused, upload, working
 
 from imagen_video.cascade import Cascade
+from imagen_video.cli.serve import Serve, run_serve
 from imagen_video.safety import Filters, Refusal
 from imagen_video.sampling import save_video
 from imagen_video.web.desk import Desk
@@ -27,6 +31,8 @@ from imagen_video.web.uploads import Limits
         ({"size": "1280x720"}, "12x8, 24x16, 48x32, 96x64"),
         ({"seconds": "12"}, "1, 1.333"),
         ({"seconds": 4}, "1, 1.333"),
+        ({"seconds": 10**400}, "seconds"),
+        ({"seconds": True}, "seconds"),
         ({"prompt": "  "}, "prompt"),
         ({"prompt": "x" * 2001}, "2000"),
         ({"prompt": 3}, "prompt"),
@@ -76,12 +82,63 @@ def test_uploads_that_are_refused(client: TestClient, desk: Desk, tmp_path: Path
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{tmp_path}/good.mp4\n"
     (tmp_path / "list.mp4").write_text(playlist)
     (tmp_path / "concat").write_text(f"ffconcat version 1.0\nfile {tmp_path}/good.mp4\n")
-    for name in ("text", "list.mp4", "concat"):
+    coded = (tmp_path / "good.mp4").read_bytes().replace(b"avc1", b"zzzz")
+    (tmp_path / "coded.mp4").write_bytes(coded)
+    for name in ("text", "list.mp4", "concat", "coded.mp4"):
         assert "no video" in refused(upload(client, tmp_path / name), 400)
     assert "video must be a file" in refused(
         client.post("/v1/videos/upscale", data={"video": "/etc/passwd"}), 400
     )
     assert set(desk.jobs.videos.iterdir()) == before
+
+
+@pytest.mark.parametrize("comment", ["[" * 100_000, "9" * 5000, "a holiday"])
+def test_what_others_wrote_into_a_video_does_not_matter(
+    client: TestClient, tmp_path: Path, comment: str
+):
+    with av.open(tmp_path / "a.mp4", "w") as container:
+        container.metadata["comment"] = comment
+        stream = container.add_stream("h264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 24, 16, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.zeros((16, 24, 3), np.uint8), format="rgb24")
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    assert upload(client, tmp_path / "a.mp4").json()["size"] == "48x32"
+
+
+def test_other_methods_and_addresses(client: TestClient):
+    """In the API's words, beside a page at /."""
+    answer = client.put("/v1/videos")
+    assert "method" in refused(answer, 405) and answer.headers["allow"] == "GET, POST"
+    for path in ("/v1/nope", "/v1/videos/a/b"):
+        assert "no such address" in refused(client.get(path), 404)
+    assert client.head("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"keep_days": float("nan")}, "keep-days must be above 0, got 100 and nan"),
+        ({"keep_days": float("inf")}, "inf"),
+        ({"disk_share": float("nan")}, "disk-share"),
+        ({"port": 99999}, "port must be in 0..65535, got 99999"),
+        ({"port": -1}, "got -1"),
+        ({"api_key": ("schlüssel",)}, "plain ASCII"),
+        ({"log_prompts": True, "safe": False}, "which are off"),
+    ],
+)
+def test_what_cannot_be_served_with(options, words: str):
+    """Before a model is loaded."""
+    with pytest.raises(ValueError, match=words):
+        run_serve(Serve(model="there is none", **options))
+
+
+def test_the_jobs_of_another_model_are_left_alone(tiny: Cascade, desk: Desk, tmp_path: Path):
+    Desk([tiny], Jobs(tmp_path), limits=Limits())
+    Desk([tiny], Jobs(tmp_path), limits=Limits())
+    spec = replace(tiny.spec, stages=tiny.spec.stages[:3])
+    fewer = Cascade(spec, tiny.stages[:3], tiny.encoder)
+    with pytest.raises(ValueError, match="jobs of a model with other stages"):
+        Desk([fewer], Jobs(tmp_path), limits=Limits())
 
 
 def test_an_upload_of_too_many_pixels(tiny: Cascade, tmp_path: Path):

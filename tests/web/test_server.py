@@ -76,7 +76,8 @@ def test_a_killed_server_goes_on_where_it_was(tiny_folder: Path, tmp_path: Path)
     server = Server(tiny_folder, tmp_path / "data")
     server.start()
     with httpx.Client(base_url=server.url) as client:
-        asked = {"prompt": "a duck", "seed": 3, "stages": LONG}
+        prompt = f"a duck {'over the hills and the rivers ' * 6}to Aberystwyth"
+        asked = {"prompt": prompt, "seed": 3, "stages": LONG}
         id, waiting = (client.post("/v1/videos", json=asked).json()["id"] for _ in range(2))
         reached(client, id, "tsr2")
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
@@ -84,7 +85,9 @@ def test_a_killed_server_goes_on_where_it_was(tiny_folder: Path, tmp_path: Path)
         facts = client.get(f"/v1/videos/{id}").json()
         assert facts["status"] in ("queued", "in_progress") and "tsr2" in facts["stages"]
         reached(client, id, "tsr3")
-        assert server.end(signal.SIGTERM) == 0
+        with client.stream("GET", f"/v1/videos/{id}/events") as watched:
+            assert server.end(signal.SIGTERM) == 0
+            assert b"event: progress" in watched.read()  # and ends as it should
         server.start()
         jobs = [finished(client, one) for one in (id, waiting)]
         assert [job["status"] for job in jobs] == ["completed", "completed"]
@@ -92,6 +95,8 @@ def test_a_killed_server_goes_on_where_it_was(tiny_folder: Path, tmp_path: Path)
             answer = client.get(f"/v1/videos/{job['id']}/content")
             (tmp_path / f"{name}.mp4").write_bytes(answer.content)
     assert server.end(signal.SIGTERM) == 0
+    said = [path.read_text() for path in tmp_path.glob("data-said*")]
+    assert said and not any("Aberystwyth" in text or "graceful" in text for text in said)
     first, second = (read_video(tmp_path / f"{name}.mp4").frames for name in "ab")
     assert torch.equal(first, second)
 

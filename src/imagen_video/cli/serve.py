@@ -1,10 +1,13 @@
 """imagen-video serve: the web page and the jobs API."""
 
+import math
 import os
 import signal
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from imagen_video.cli.provenance import Provenance
@@ -59,11 +62,8 @@ def run_serve(options: Serve) -> None:
         ) from error
     from imagen_video.files import alone_in
 
-    keys = [*options.api_key, *filter(None, os.environ.get(KEYS, "").split(","))]
-    if options.queue < 1 or options.keep_days <= 0 or not 0 < options.disk_share <= 1:
-        raise ValueError("queue and keep-days must be above 0, and disk-share in 0..1")
-    if options.log_prompts and not options.safe:
-        raise ValueError("--log-prompts is for the filters, which are off")
+    keys = [*options.api_key, *filter(None, map(str.strip, os.environ.get(KEYS, "").split(",")))]
+    _check(options, keys)
     if not keys and options.host not in ("127.0.0.1", "localhost", "::1"):
         print(
             f"anyone who reaches {options.host} may use this server: set ${KEYS}", file=sys.stderr
@@ -72,8 +72,32 @@ def run_serve(options: Serve) -> None:
         app = _application(options, keys)
         # What uvicorn leaves to do of a SIGTERM once all has ended well.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        # Streams of events end by themselves when the desk stops, downloads get a little time.
-        uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=5)
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                """Streams of events end with the desk, before open connections are waited for."""
+                app.state.desk.stopping.set()
+                super().handle_exit(sig, frame)
+
+        # Downloads get a little time.
+        given = {"host": options.host, "port": options.port}
+        Server(uvicorn.Config(app, **given, timeout_graceful_shutdown=5)).run()
+
+
+def _check(options: Serve, keys: list[str]) -> None:
+    """ValueError for what cannot be served with, before a model is loaded."""
+    if options.queue < 1 or not 0 < options.keep_days < math.inf:
+        raise ValueError(
+            f"queue and keep-days must be above 0, got {options.queue} and {options.keep_days:g}"
+        )
+    if not 0 < options.disk_share <= 1:
+        raise ValueError(f"disk-share must be in 0..1, got {options.disk_share:g}")
+    if not 0 <= options.port <= 65535:
+        raise ValueError(f"port must be in 0..65535, got {options.port}")
+    if not all(key.isascii() and key.isprintable() for key in keys):
+        raise ValueError("keys must be plain ASCII: what else a header holds is read in many ways")
+    if options.log_prompts and not options.safe:
+        raise ValueError("--log-prompts is for the filters, which are off")
 
 
 def _application(options: Serve, keys: list[str]) -> "FastAPI":
@@ -87,6 +111,8 @@ def _application(options: Serve, keys: list[str]) -> "FastAPI":
     from imagen_video.web.uploads import Limits
 
     logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO)
+    if not options.log_prompts:  # it quotes what is not read of a long prompt
+        warnings.filterwarnings("ignore", message="the prompt has .* tokens")
     keep_freed_memory()
     cascades = [Cascade.from_pretrained(options.model, device=name) for name in options.device]
     limits = Limits(queue=options.queue, keep_days=options.keep_days, disk_share=options.disk_share)

@@ -9,8 +9,10 @@ from typing import Annotated, Any, BinaryIO, Literal, cast
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import UploadFile
+from starlette.routing import Match
 
 from imagen_video import __version__
 from imagen_video.safety import Refused
@@ -22,6 +24,7 @@ from imagen_video.web.views import Deleted, Error, Health, Models, Video, Videos
 
 # Seconds between two looks at a job that is watched, and between two signs of life.
 LOOK, BEAT = 0.2, 15.0
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 WORDS = {
     400: "What was asked for cannot be made",
     401: "No key, or a wrong one",
@@ -130,6 +133,7 @@ def retrieve(desk: Opened, job: Found) -> Video:
     return video(desk, job)
 
 
+@v1.head("/videos/{video_id}/content", response_class=FileResponse, include_in_schema=False)
 @v1.get(
     "/videos/{video_id}/content",
     tags=["videos"],
@@ -199,6 +203,21 @@ def list_models(desk: Opened) -> Models:
     return models(desk.offer)
 
 
+@v1.api_route("/{path:path}", methods=METHODS, include_in_schema=False)
+def unknown(request: Request) -> None:
+    """404, or 405 for another method of a route: the page at / would say it in its own way."""
+    there = {
+        method
+        for route in v1.routes
+        if isinstance(route, APIRoute) and route.matches(request.scope)[0] is Match.PARTIAL
+        for method in route.methods
+    }
+    if there:
+        raise HTTPException(405, "no such method here", {"Allow": ", ".join(sorted(there))})
+    raise HTTPException(404, "there is no such address")
+
+
+@operation.head("/health", include_in_schema=False)
 @operation.get("/health")
 def health(desk: Opened) -> Health:
     """Answers while the server takes requests."""

@@ -1,6 +1,7 @@
 """What the API and the page share: requests become jobs, workers make them, anyone may watch."""
 
 import contextlib
+import hashlib
 import logging
 import shutil
 import threading
@@ -62,6 +63,7 @@ class Desk:
         self.cascades, self.jobs, self.limits = cascades, jobs, limits
         self.filters, self.marks = filters, marks
         self.offer = Offer.of(cascades[0].spec)
+        jobs.belong_to(self.offer.facts())
         self.pace = Pace(cascades[0].spec)
         self.metrics = Metrics(jobs.waiting)
         self.live: dict[str, Live] = {}
@@ -107,6 +109,8 @@ class Desk:
             with open(folder / maker.UPLOAD, "wb") as file:
                 shutil.copyfileobj(upload, file)
             facts = check_upload(folder / maker.UPLOAD, stages, self.limits)
+            with open(folder / maker.UPLOAD, "rb") as file:  # a repeated request is of the same one
+                facts["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
             job = self._add(id, request, key, **{maker.UPLOAD: facts})
         except BaseException:
             self.jobs.remove_files(id)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from imagen_video.files import replacing
+
 Status = Literal["queued", "in_progress", "completed", "failed"]
 # Times that a server may end while it makes the same stage, before the job is at fault.
 TRIES = 10
@@ -81,6 +83,17 @@ class Jobs:
         self._db.row_factory = sqlite3.Row
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.executescript(SCHEMA)
+
+    def belong_to(self, model: dict[str, Any]) -> None:
+        """Keep what the jobs are made by; ValueError where those of before were made by another."""
+        path, text = self.videos.parent / "model.json", json.dumps(model, indent=1) + "\n"
+        if path.exists() and path.read_text() != text:
+            raise ValueError(
+                f"{self.videos.parent} has the jobs of a model with other stages ({path}): give "
+                "another --data"
+            )
+        with replacing(path) as file:
+            file.write_text(text)
 
     def close(self) -> None:
         self._db.close()

@@ -58,7 +58,12 @@ class VideoRequest(Settings):
     @classmethod
     def _as_text(cls, value: Any) -> Any:
         """OpenAI writes "4"; a number is welcome too."""
-        return f"{value:.4g}" if isinstance(value, int | float) else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        try:
+            return f"{value:.4g}"
+        except OverflowError as error:
+            raise ValueError("more seconds than a number holds") from error
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -105,6 +110,12 @@ class Offer:
         full = stage.output.seconds
         whole = [str(seconds) for seconds in range(1, math.ceil(full))]
         return [*whole, f"{full:.4g}"]
+
+    def facts(self) -> dict[str, Any]:
+        """What jobs of before must be shown by."""
+        sizes = {size: self.lengths(stage) for size, stage in self.sizes.items()}
+        names = [stage.name for stage in self.spec.stages]
+        return {"model": self.spec.name, "stages": names, "sizes": sizes}
 
     def frames(self, stage: StageSpec, seconds: str | None) -> int:
         """Frames of that many seconds; ValueError lists the legal ones."""
