@@ -132,7 +132,7 @@ def test_a_text_encoder_of_this_machine_is_not_shared(tmp_path):
 def test_the_card_names_every_stage():
     card = model_card(NAME, presets.mini(), license="mit", about="## Data\n\nStickers.\n")
     assert card.startswith("---\nlicense: mit\n") and card.endswith("## Data\n\nStickers.\n")
-    assert "| base | 16 frames of 40x24 | 13.45M | 32 | 3 |" in card
+    assert "| base | 16 frames of 40x24 | 13.45M | 16 | 3 |" in card
     assert "128 frames of 1280x768 at 24 a second" in card
     assert "evaluate somebody/tiny-video" in model_card(NAME, presets.tiny())
 

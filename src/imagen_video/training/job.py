@@ -115,11 +115,13 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
 
 def encoder_of(text: TextSpec, run: RunSpec, device: torch.device) -> TextEncoder:
     """What embeds the captions of a run, in training and in its sheets."""
-    # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
     if run.captions is None:
         # A T5 may be larger than what is trained: it leaves a GPU to it, and keeps its answers.
         place = "cpu" if text.encoder == "t5" else str(device)
-        return load_keeping(text, dtype=working_dtype(place), device=place)
+        # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
+        # But by the batch that a caption is in, too: many processes would not train as one.
+        dtype = torch.float32 if run.precision == "fp32" else working_dtype(place)
+        return load_keeping(text, dtype=dtype, device=place)
     table = EmbeddingTable.load(run.captions)
     if table.dim != text.dim:
         raise ValueError(

@@ -210,7 +210,7 @@ def unknown(request: Request) -> None:
         method
         for route in v1.routes
         if isinstance(route, APIRoute) and route.matches(request.scope)[0] is Match.PARTIAL
-        for method in route.methods
+        for method in route.methods or ()
     }
     if there:
         raise HTTPException(405, "no such method here", {"Allow": ", ".join(sorted(there))})
