@@ -131,14 +131,11 @@ def mini() -> CascadeSpec:
         head_dim=32,
         predicts="x",
     )
+    # Guided while things are decided; to the end it would leave a grid on flat grounds.
+    guided = GuidanceSpec(weight=3.0, interval=(-21.0, 0.0))
     base = _row(
         base_unet,
-        # Guided while things are decided; to the end it would leave a grid on flat grounds.
-        SamplerSpec(
-            num_steps=16,
-            guidance=GuidanceSpec(weight=3.0, interval=(-21.0, 0.0)),
-            logsnr_shift=-1.5,
-        ),
+        SamplerSpec(num_steps=16, guidance=guided, logsnr_shift=-1.5),
         TrainSpec(
             steps=40_000,
             clips=2,
@@ -282,8 +279,7 @@ def find(name: str) -> CascadeSpec:
     path, _, function = name.partition(":")
     if path.endswith(".py") and function:
         return _from_file(Path(path), function)
-    folder = located(name)
-    if folder.is_dir():
+    if (folder := located(name)).is_dir():
         return read_index(folder)
     raise ValueError(
         f"no preset {name!r}: give {', '.join(PRESETS)}, file.py:function, a cascade's folder, or "

@@ -117,7 +117,7 @@ def test_other_methods_and_addresses(client: TestClient):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"keep_days": float("nan")}, "keep-days must be above 0, got 100 and nan"),
+        ({"keep_days": float("nan")}, "keep-days must be above 0 and finite, got 100 and nan"),
         ({"keep_days": float("inf")}, "inf"),
         ({"disk_share": float("nan")}, "disk-share"),
         ({"port": 99999}, "port must be in 0..65535, got 99999"),

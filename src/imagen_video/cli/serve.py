@@ -88,7 +88,8 @@ def _check(options: Serve, keys: list[str]) -> None:
     """ValueError for what cannot be served with, before a model is loaded."""
     if options.queue < 1 or not 0 < options.keep_days < math.inf:
         raise ValueError(
-            f"queue and keep-days must be above 0, got {options.queue} and {options.keep_days:g}"
+            "queue and keep-days must be above 0 and finite, got "
+            f"{options.queue} and {options.keep_days:g}"
         )
     if not 0 < options.disk_share <= 1:
         raise ValueError(f"disk-share must be in 0..1, got {options.disk_share:g}")

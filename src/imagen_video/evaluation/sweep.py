@@ -105,8 +105,8 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
             # The constant part of the stage's own guidance keeps its share of the steps.
             sampler = override(own, SampleSpec(steps=steps))
             guidance = guidance_of(text) if text else sampler.guidance
-            sampler = replace(sampler, move=move, aug_logsnr=level, guidance=guidance)
-            sampler = replace(sampler, logsnr_shift=shift)
+            changed = {"move": move, "logsnr_shift": shift, "aug_logsnr": level}
+            sampler = replace(sampler, guidance=guidance, **changed)
             yield f"{curve}, guidance {text or 'its own'}", curve, sampler
 
 
