@@ -131,24 +131,6 @@ def mini() -> CascadeSpec:
         head_dim=32,
         predicts="x",
     )
-    # Guided while things are decided; to the end it would leave a grid on flat grounds.
-    guided = GuidanceSpec(weight=3.0, interval=(-21.0, 0.0))
-    base = _row(
-        base_unet,
-        SamplerSpec(num_steps=16, guidance=guided, logsnr_shift=-1.5),
-        TrainSpec(
-            steps=40_000,
-            clips=2,
-            image_packs=3,
-            learning_rate=4e-4,
-            warmup=200,
-            cooldown=4000,
-            ema=0.999,
-        ),
-        logsnr_shift=-3.5,
-        image_logsnr_shift=-1.5,
-        max_weight=4.0,
-    )
 
     def sr(unet: UNetSpec, sampler: SamplerSpec, train: TrainSpec, aug=0.08) -> StageSpec:
         # What z shows by itself below log-SNR 0 is little beside the low-resolution video, and few
@@ -187,6 +169,17 @@ def mini() -> CascadeSpec:
             cooldown=2000,
             ema=0.999,
         )
+
+    # Guided while things are decided; to the end it would leave a grid on flat grounds.
+    guided = GuidanceSpec(weight=3.0, interval=(-21.0, 0.0))
+    base = _row(
+        base_unet,
+        SamplerSpec(num_steps=16, guidance=guided, logsnr_shift=-1.5),
+        replace(crops(2, packs=3), steps=40_000, cooldown=4000),
+        logsnr_shift=-3.5,
+        image_logsnr_shift=-1.5,
+        max_weight=4.0,
+    )
 
     rows = [
         base,
