@@ -1,6 +1,5 @@
 import itertools
 import json
-import math
 import time
 from dataclasses import replace
 
@@ -8,20 +7,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from study import train, work
-from study.arms import SEEDS, STICKERS, Arm, always, base_stage, skewed, table
+from study.arms import SEEDS, SPACING, STICKERS, Arm, always, base_stage, skewed, table
 from study.captions import every_caption
 from study.library import LIBRARIES, Diet, Library, render_missing
-from study.measure import BIAS_WEIGHTS, WEIGHTS, Measured, every_scene
+from study.measure import BIAS_WEIGHTS, FEW_STEPS, WEIGHTS, Measured, every_scene
 from study.plots import PLOTS
-from study.probe import counted, shares_of
+from study.probe import shares_of
 from study.report import report
-from study.statistics import departure, difference, over_seeds, total_variation
 from study.train import Place, Stopped
 from study.upsampling import LEVELS
 from study.world import CONCEPTS, GROUNDS, MOTIONS, PARTS, STYLES, caption, held_out, single
 
 from imagen_video.data.stickers.motions import SOLID_MOTIONS
 from imagen_video.text.encoder import TextEmbedding
+from imagen_video.training.student import Lesson
+from imagen_video.weights import load_stage
 
 
 class Letters:
@@ -40,12 +40,12 @@ def test_every_arm_can_be_run():
     arms = table()
     assert {arm.study for arm in arms.values()} == {
         *("reference", "prediction", "joint", "size", "augmentation"),
-        *("guidance", "text", "generalisation", "bias"),
+        *("guidance", "text", "generalisation", "bias", "distillation"),
     }
     for arm in arms.values():
         assert arm.measure in work.MEASURES
-        assert arm.of is None or arms[arm.of].stage is not None
-        assert (arm.stage is None) == (arm.diet is None)
+        assert arm.of is None or (arms[arm.of].trains and arms[arm.of].kept) or arm.diet
+        assert arm.trains == (arm.diet is not None) and (arm.stage is None or arm.lesson is None)
         if arm.stage is not None and arm.diet is not None:
             assert LIBRARIES[arm.diet.library].format == arm.stage.output
             assert all(0 < step < arm.stage.train.steps for step in arm.looks)
@@ -90,51 +90,6 @@ def test_skewed_data_is_skewed():
     chosen = replace(STICKERS, clips=skewed).chosen("clips")
     shares = shares_of([{"g": facts[i].background} for i in chosen], "g")
     assert shares["red"] == pytest.approx(0.5, abs=0.08)
-
-
-def test_intervals_over_seeds():
-    found = over_seeds([1.0, 2.0, 3.0])
-    assert found.mean == 2
-    assert found.high - found.mean == pytest.approx(4.3027 / math.sqrt(3))
-    assert over_seeds([5.0]).high == math.inf
-    assert over_seeds([4.0, 4.0]).low == 4
-    with pytest.raises(ValueError, match="takes 1 to 10 values, got 0"):
-        over_seeds([])
-
-
-def test_differences_are_taken_seed_by_seed():
-    found = difference({0: 1.0, 1: 12.0, 2: 23.0}, {0: 0.0, 1: 10.0, 2: 20.0, 3: 9.0})
-    assert found is not None and found.mean == 2
-    assert found.high - 2 == pytest.approx(4.3027 / math.sqrt(3))
-    assert difference({0: 1.0}, {1: 1.0}) is None
-
-
-def test_the_interval_holds_the_truth_in_19_of_20():
-    draws = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
-    found = [over_seeds(row) for row in draws.tolist()]
-    assert sum(f.low <= 0 <= f.high for f in found) / 2000 == pytest.approx(0.95, abs=0.015)
-
-
-def test_departure_from_the_data():
-    even = {"a": 0.5, "b": 0.5}
-    same = departure({"a": 50, "b": 50}, even)
-    assert same.variation == 0 and same.chi_square == 0 and same.p == 1
-    apart = departure({"a": 60, "b": 40}, even)
-    assert apart.variation == pytest.approx(0.1)
-    assert apart.chi_square == pytest.approx(4.0)
-    assert apart.p == pytest.approx(0.0455, abs=1e-4)
-    assert apart.low < 0.1 < apart.high
-    # The mean absolute deviation of a share of 100 fair draws.
-    assert apart.by_chance == pytest.approx(0.0398, abs=0.002)
-    assert departure({"c": 10}, even).variation == 1
-    with pytest.raises(ValueError, match="cannot compare 0 samples"):
-        departure({}, even)
-
-
-def test_total_variation_and_counts():
-    assert total_variation([0.5, 0.5, 0.0], [0.0, 0.5, 0.5]) == 0.5
-    answers = [{"style": "x", "motion": "y"}, {"style": "x", "motion": "z"}]
-    assert counted(answers) == {"style": {"x": 2}, "motion": {"y": 1, "z": 1}}
 
 
 @pytest.fixture
@@ -200,6 +155,29 @@ def test_a_stopped_arm_goes_on_where_it_was(little):
     assert (again / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_student_has_the_weights_and_the_steps_of_its_teacher(little):
+    arm, place, _ = little
+    work.work(place, [])
+    train_ = replace(base_stage(steps=2, clips=1, image_packs=1).train, warmup=0)
+    lesson = Lesson(steps=8, weights=(0.0, 4.0))
+    student = Arm(
+        study="distillation",
+        name="8",
+        measure="base",
+        lesson=lesson,
+        train=train_,
+        diet=arm.diet,
+        of=arm.key,
+    )
+    begun = train.begun(student, 0, place)
+    teacher = load_stage(place.folder(arm.key, 0))
+    for name, weight in teacher.unet.state_dict().items():
+        torch.testing.assert_close(begun.unet.state_dict()[name], weight.float())
+    found = load_stage(train.trained(student, 0, place, lambda stage, step: None)).spec
+    assert (found.sampler.num_steps, found.sampler.logsnr_shift) == (8, SPACING)
+    assert found.unet.guided == (0.0, 4.0)
+
+
 def test_a_failing_arm_leaves_its_error_and_others_are_done(little, monkeypatch):
     arm, place, measured = little
     well = work.MEASURES["base"]
@@ -241,8 +219,10 @@ def made_up(measure: str, right: int) -> dict:
     settings += itertools.product((f"oscillating {w:g}" for w in WEIGHTS), ("static", "dynamic"))
     levels = itertools.product(("truth", "base"), ("none", *(f"{level:g}" for level in LEVELS)))
     counts = {part: {"x": right, "y": 100 - right} for part in PARTS}
+    base = {"right": dict.fromkeys(groups, answers), "frechet": 1.0}
     return {
-        "base": {"right": dict.fromkeys(groups, answers), "frechet": 1.0},
+        "base": base,
+        "steps": {"rows": [base | {"steps": n} for n in FEW_STEPS]},
         "turning": {"right": dict.fromkeys(groups, answers)},
         "words": {"right": dict.fromkeys(groups, answers)},
         "guidance": {
@@ -280,7 +260,7 @@ def test_report_of_made_up_results(tmp_path, capsys):
     report(tmp_path, tmp_path / "docs")
     facts = json.loads((tmp_path / "report.json").read_text())
     assert {t["study"] for t in facts["tables"]} | {"bias"} == set(
-        "prediction joint size augmentation guidance text generalisation bias".split()
+        "prediction joint size augmentation guidance text generalisation distillation bias".split()
     )
     size = next(t for t in facts["tables"] if t["study"] == "size")
     medium, small, _ = size["lines"]

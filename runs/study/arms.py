@@ -7,6 +7,7 @@ from typing import Any
 from imagen_video.data.stickers.scene import Attributes
 from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec, TrainSpec
 from imagen_video.spec_unet import UNetSpec
+from imagen_video.training.student import Lesson
 from imagen_video.video import VideoFormat
 from study.library import BASE, CROP, FINE, Diet
 from study.world import STILL_STYLE, held_out
@@ -15,20 +16,27 @@ SEEDS = (0, 1, 2)
 REFERENCE = "reference/base"
 GUIDED = GuidanceSpec(weight=2.0, interval=(-21.0, 0.0))
 """As mini's: while things are decided."""
+SPACING = -1.5
+"""The shift of the steps of a teacher that takes few, and of its students: as mini's."""
+UPDATES, LEARNED_WEIGHTS = 400, (0.0, 4.0)
+"""A round of a student takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """One thing to compare, trained and measured once a seed.
 
-    `stage` None trains nothing: the weights are those of `of`, the arm that it samples from (for
-    an upsampling stage, the base before it). `looks` are steps at which it is measured on the way.
+    With a `lesson` it is a student of the arm `of`, for `train`. Without that and a `stage` it
+    trains nothing: the weights are those of `of`, the arm that it samples from (for an upsampling
+    stage, the base before it). `looks` are steps at which it is measured on the way.
     """
 
     study: str
     name: str
     measure: str
     stage: StageSpec | None = None
+    lesson: Lesson | None = None
+    train: TrainSpec | None = None
     diet: Diet | None = None
     of: str | None = None
     looks: tuple[int, ...] = ()
@@ -38,6 +46,10 @@ class Arm:
     @property
     def key(self) -> str:
         return f"{self.study}/{self.name}"
+
+    @property
+    def trains(self) -> bool:
+        return self.stage is not None or self.lesson is not None
 
 
 def always(facts: Attributes) -> float:
@@ -161,6 +173,35 @@ def crop_stage(predicts: str) -> StageSpec:
     )
 
 
+def students(base: StageSpec) -> list[Arm]:
+    """Of the reference: half the steps again and again, or all at once by consistency, with as
+    many updates; and for the stochastic sampler."""
+
+    def student(name: str, of: str, updates: int, **lesson: Any) -> Arm:
+        train = replace(base.train, steps=updates, learning_rate=3e-4, text_dropout=0.0)
+        return Arm(
+            study="distillation",
+            name=name,
+            measure="base",
+            lesson=Lesson(weights=LEARNED_WEIGHTS, **lesson),
+            train=replace(train, warmup=updates // 20, cooldown=updates),
+            diet=STICKERS,
+            of=of,
+            kept=True,
+        )
+
+    eight, four = "distillation/8", "distillation/4"
+    return [
+        Arm(study="distillation", name="teacher", measure="steps", of=REFERENCE),
+        student("8", REFERENCE, UPDATES, steps=8),
+        student("4", eight, UPDATES, steps=4),
+        student("2", four, UPDATES, steps=2),
+        student("4 consistent", eight, UPDATES, steps=4, teacher_steps=8),
+        student("2 consistent", eight, 2 * UPDATES, steps=2, teacher_steps=8),
+        student("8 stochastic", eight, UPDATES, steps=8, overlapping=True),
+    ]
+
+
 def table() -> dict[str, Arm]:
     """Every arm by its key, in the order in which they are worth having."""
     crops = Diet(library="crops", clips=always, stills=always)
@@ -234,5 +275,6 @@ def table() -> dict[str, Arm]:
             stage=base_stage(clips=4, image_packs=12),
             diet=Diet(library="words", clips=shown, stills=shown),
         ),
+        *students(base),
     ]
     return {arm.key: arm for arm in rows}

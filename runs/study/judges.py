@@ -79,10 +79,10 @@ def lessons() -> dict[str, Lesson]:
         "looks": Lesson(
             spec=JudgeSpec(view=looks, questions=look),
             library=Library(
-                name="fine lessons", draw=still, format=FINE, clips=2048, first=4 * 10**6
+                name="fine lessons", draw=still, format=FINE, clips=4096, first=4 * 10**6
             ),
             held_out=Library(name="fine exam", draw=still, format=FINE, clips=512, first=5 * 10**6),
-            steps=300,
+            steps=1200,
         ),
         "reads": Lesson(
             spec=JudgeSpec(view=reads, questions=letters),

@@ -14,7 +14,7 @@ from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage
 from imagen_video.video import Frames
-from study.arms import Arm
+from study.arms import SPACING, Arm
 from study.judges import Eye, answer
 from study.library import LIBRARIES, Diet
 from study.probe import counted, shares_of
@@ -41,6 +41,7 @@ WEIGHTS = (2.0, 5.0, 10.0, 20.0)
 """Of study 5; the paper's alternate with 1."""
 CONSTANT_STEPS = 4
 BIAS_WEIGHTS = (0.0, 2.0, 6.0)
+FEW_STEPS = (16, 8, 4, 2)
 EACH = 16
 """Clips of every neutral prompt."""
 SHEET_ROWS = 16
@@ -129,15 +130,32 @@ def group_of(facts: Attributes) -> str:
 def base(subject: Subject) -> Measured:
     """How often each fact is right, of what training showed and of what it did not, and how far
     the clips of moving styles are from true ones."""
+    facts, clips = all_scenes(subject, subject.stage)
+    return Measured(facts, list(clips[:SHEET_ROWS]))
+
+
+def all_scenes(subject: Subject, stage: Stage) -> tuple[dict[str, Any], Clips]:
+    """What is found in a clip of every scene, and the clips."""
     asked = every_scene(subject.seed)
-    clips = subject.made(asked)
+    clips = subject.made(asked, stage)
     groups = [group_of(facts) for facts in asked]
     moving = [clip for clip, group in zip(clips, groups, strict=True) if group != "style of stills"]
     facts = {
         "right": by_group(groups, asked, subject.eye(list(clips))),
         "frechet": distance(subject, moving),
     }
-    return Measured(facts, clips[:SHEET_ROWS])
+    return facts, clips
+
+
+def few_steps(subject: Subject) -> Measured:
+    """As `base`, in fewer and fewer steps."""
+    rows, shown = [], []
+    for steps in FEW_STEPS:
+        stage = with_sampler(subject.stage, num_steps=steps, logsnr_shift=SPACING)
+        facts, clips = all_scenes(subject, stage)
+        rows.append(facts | {"steps": steps})
+        shown += clips[: SHEET_ROWS // len(FEW_STEPS)]
+    return Measured({"rows": rows}, shown)
 
 
 def distance(subject: Subject, clips: Sequence[Frames]) -> float:

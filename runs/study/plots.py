@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from study.arms import REFERENCE
-from study.measure import WEIGHTS
+from study.measure import FEW_STEPS, WEIGHTS
 from study.statistics import over_seeds
-from study.tables import BIAS_ARMS, BIAS_KEYS
+from study.tables import BIAS_ARMS, BIAS_KEYS, STUDENTS
 from study.upsampling import LEVELS
 from study.world import PARTS
 
@@ -189,6 +189,33 @@ def generalisation(results: Results) -> Any:
     return figure
 
 
+def distillation(results: Results) -> Any:
+    figure, (right, far) = axes(2)
+    rows = [m["rows"] for m in measured(results, "distillation/teacher")]
+    found = {"teacher, guided": {n: [r[i] for r in rows] for i, n in enumerate(FEW_STEPS)}}
+    for label, kind in (
+        ("halving", ""),
+        ("consistency", " consistent"),
+        ("stochastic", " stochastic"),
+    ):
+        arms = {n: f"distillation/{n}{kind}" for n in FEW_STEPS}
+        found[label] = {n: measured(results, arm) for n, arm in arms.items() if arm in results}
+    for label, by_steps in found.items():
+        known = list(by_steps.values())
+        answers = [[percent(m["right"]["seen"]["everything"]) for m in each] for each in known]
+        lined(right, list(by_steps), answers, label, marker="o")
+        lined(
+            far, list(by_steps), [[m["frechet"] for m in each] for each in known], label, marker="o"
+        )
+    for ax, title in ((right, "everything right, %"), (far, "Frechet distance")):
+        ax.set(xlabel="steps", title=title, xscale="log")
+        plain(ax.xaxis, FEW_STEPS)
+    far.set(yscale="log")
+    plain(far.yaxis)
+    right.legend(fontsize=7)
+    return figure
+
+
 def bias(results: Results) -> Any:
     figure, places = axes(len(PARTS))
     name, arm = BIAS_ARMS[1]
@@ -223,4 +250,8 @@ PLOTS: dict[str, tuple[tuple[str, ...], Callable[[Results], Any]]] = {
         generalisation,
     ),
     "bias": (("bias/skewed",), bias),
+    "distillation": (
+        ("distillation/teacher", *(f"distillation/{name}" for name in STUDENTS)),
+        distillation,
+    ),
 }

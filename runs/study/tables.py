@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.arms import REFERENCE
-from study.measure import BIAS_WEIGHTS, WEIGHTS
+from study.measure import BIAS_WEIGHTS, FEW_STEPS, WEIGHTS
 from study.upsampling import LEVELS
 
 Facts = Mapping[str, Any]
@@ -97,6 +97,7 @@ def tables() -> list[Table]:
         guidance(),
         *text(),
         *generalisation(),
+        distillation(),
     ]
 
 
@@ -210,6 +211,23 @@ def generalisation() -> list[Table]:
         ),
         Table("generalisation", "Words of three letters", letters, words),
     ]
+
+
+STUDENTS = ("8", "8 stochastic", "4", "4 consistent", "2", "2 consistent")
+
+
+def distillation() -> Table:
+    seen = group("seen")
+    lines = [
+        Line(
+            f"teacher, {n}",
+            "distillation/teacher",
+            lambda facts, n=n: seen(row("rows", steps=n)(facts)),
+        )
+        for n in FEW_STEPS
+    ]
+    lines += [Line(f"student, {name}", f"distillation/{name}", seen) for name in STUDENTS]
+    return Table("distillation", "Students and their teacher by steps", BASE, tuple(lines))
 
 
 def letters_right(facts: Facts) -> float:

@@ -16,12 +16,16 @@ from imagen_video.files import replacing
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
 from imagen_video.training.checkpoint import latest
+from imagen_video.training.engine import initialise_from
 from imagen_video.training.job import fit_text
 from imagen_video.training.run import Every, RunSpec, noting_interrupt
+from imagen_video.training.student import Student
 from imagen_video.training.trainer import Data, Trainer
 from imagen_video.training.watch import Watch
-from study.arms import Arm
+from imagen_video.weights import load_stage, working_dtype
+from study.arms import SPACING, Arm
 from study.library import LIBRARIES, Shelf
+from study.sample import with_sampler
 
 SAVE_MINUTES = 5.0
 RESULT, SHEET = "result.json", "sheet.png"
@@ -89,18 +93,32 @@ def trained(arm: Arm, seed: int, place: Place, look: Callable[[Stage, int], None
 
 def ready(arm: Arm, seed: int, place: Place) -> Trainer:
     """The product's trainer, at the step that the arm's folder has reached."""
-    assert arm.stage is not None and arm.diet is not None, arm
+    assert arm.diet is not None, arm
     folder = place.folder(arm.key, seed)
     pixels = LIBRARIES[arm.diet.library].opened(place.libraries)
     shelf = Shelf(arm.diet, pixels, seed)
-    mix = Mix(shelf, arm.stage, seed=seed, steps=arm.stage.train.steps)
-    torch.manual_seed(seed)
-    stage = Stage(arm.stage)
-    if latest(folder) is None:
+    stage = begun(arm, seed, place)
+    mix = Mix(shelf, stage.spec, seed=seed, steps=stage.spec.train.steps)
+    if arm.lesson is None and latest(folder) is None:
         fit_text(stage, mix, place.encoder)
     run = RunSpec(seed=seed, keep=1)
     ranks = Ranks(device=place.device)
     return Trainer(stage, Data(mix, place.encoder), folder, run, ranks=ranks)
+
+
+def begun(arm: Arm, seed: int, place: Place) -> Stage:
+    """The stage of an arm before its first step: a student has the weights of its teacher."""
+    torch.manual_seed(seed)
+    if arm.lesson is None:
+        assert arm.stage is not None, arm
+        return Stage(arm.stage)
+    assert arm.of is not None and arm.train is not None, arm
+    folder = place.folder(arm.of, seed)
+    teacher = load_stage(folder, device=place.device, dtype=working_dtype(place.device))
+    teacher = with_sampler(teacher, logsnr_shift=SPACING)
+    stage = Stage(arm.lesson.spec(teacher.spec, arm.train))
+    initialise_from(stage, folder)
+    return Student(stage.spec, stage.unet, teacher, arm.lesson)
 
 
 def conclude(folder: Path, result: dict, *, keep_weights: bool) -> None:

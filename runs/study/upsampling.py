@@ -79,9 +79,9 @@ def crops(subject: Subject) -> Measured:
     low = to_uint8(low_from_truth(to_float(truth), subject.stage.spec))
     captions = [caption(facts) for facts in asked]
     clips = sampled(subject.stage, subject.place.encoder, captions, seed=subject.seed, low=low)
-    target = Target(Moments.of(first_frames(subject, pixels)))
+    target = Target(Moments.of(first_frames(subject, list(pixels))))
     facts = colour_shift(clips, truth) | {
-        "first frame FID (proxy)": target.of(first_frames(subject, clips)),
+        "first frame FID (proxy)": target.of(first_frames(subject, list(clips))),
         "psnr": pooled_psnr(clips, truth),
         "change error": change_error(clips, truth),
     }

@@ -25,6 +25,7 @@ MEASURES: dict[str, Callable[[Subject], Measured]] = {
     "base": measure.base,
     "guidance": measure.guidance,
     "bias": measure.bias,
+    "steps": measure.few_steps,
     "turning": measure.turning,
     "words": measure.words,
     "fine": upsampling.fine,
@@ -98,17 +99,16 @@ def do(arm: Arm, seed: int, place: Place) -> None:
         with replacing(folder / f"look-{step:06d}.json") as path:
             path.write_text(json.dumps(found.facts))
 
-    if arm.stage is not None:
+    if arm.trains:
         trained(arm, seed, place, look)
-    own = arm.stage is not None
-    weights = folder if own or arm.of is None else place.folder(arm.of, seed)
+    weights = folder if arm.trains or arm.of is None else place.folder(arm.of, seed)
     stage = load_stage(weights, dtype=torch.float32)
     found = measured(arm, seed, place, stage)
     write_png(folder / SHEET, contact_sheet(found.shown, columns=stage.spec.output.frames))
     result = {
         "arm": arm.key,
         "seed": seed,
-        "steps": arm.stage.train.steps if arm.stage else 0,
+        "steps": stage.spec.train.steps if arm.trains else 0,
         "parameters": sum(weight.numel() for weight in stage.unet.parameters()),
         "device": place.device.type,
         "seconds of the last run": round(time.monotonic() - start, 1),
@@ -139,7 +139,13 @@ def looks_in(folder: Path) -> dict[str, dict]:
     return found
 
 
-TRUTH = {"base": "truth", "guidance": "truth", "fine": "fine truth", "crops": "crop truth"}
+TRUTH = {
+    "base": "truth",
+    "steps": "truth",
+    "guidance": "truth",
+    "fine": "fine truth",
+    "crops": "crop truth",
+}
 """The library of true clips that a measure compares with."""
 
 
