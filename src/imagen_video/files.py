@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 # Seconds between attempts to fetch what should be there.
 PAUSES = (1, 10, 60)
 
@@ -22,7 +24,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name beside `path`: renamed to it on a clean exit, removed on an exception.
 
     The file gets the permissions of any new file, whatever its writer gave it: safetensors lets
-    nobody else read what it writes.
+    nobody else read what it writes. Nor is its error on a full disk an OSError, which this raises.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.part")
@@ -32,6 +34,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(mode)
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

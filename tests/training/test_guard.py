@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 
 import pytest
 import torch
@@ -12,19 +13,22 @@ from imagen_video.data.mix import Mix
 from imagen_video.diffusion.objective import Loss
 from imagen_video.distributed import Ranks
 from imagen_video.training import guard as guards
+from imagen_video.training.checkpoint import FACTS, best, latest
 from imagen_video.training.guard import Guard, Verdict
-from imagen_video.training.watch import Watch
+from imagen_video.training.watch import Log, Watch, read_log
 
 
 def test_only_the_usual_is_good():
     guard = Guard()
-    assert guard.judge(1e9) is Verdict.GOOD  # nothing is unusual at first
+    assert guard.judge(1e9, 1e9) is Verdict.GOOD  # nothing is unusual at first
     for i in range(guards.USUAL):
-        assert guard.judge(1.0 + i % 3) is Verdict.GOOD
-    for norm in (math.nan, math.inf, 2 * guards.EXPLODED * 1.01):
-        assert guard.judge(norm) is Verdict.SKIP
-    assert guard.skipped == guard.in_a_row == 3
-    assert guard.judge(2 * guards.EXPLODED) is Verdict.GOOD
+        assert guard.judge(1.0 + i % 3, 0.1) is Verdict.GOOD
+    for value in (math.nan, math.inf, 2 * guards.EXPLODED * 1.01):
+        assert guard.judge(value, 0.1) is Verdict.SKIP
+    for value in (math.nan, 0.1 * guards.EXPLODED * 1.01):
+        assert guard.judge(1.0, value) is Verdict.SKIP
+    assert guard.skipped == guard.in_a_row == 5
+    assert guard.judge(2 * guards.EXPLODED, 0.1 * guards.EXPLODED) is Verdict.GOOD
     assert guard.in_a_row == 0
     again = Guard()
     again.restore(json.loads(json.dumps(guard.state())))
@@ -33,32 +37,82 @@ def test_only_the_usual_is_good():
 
 def test_many_bad_steps_in_a_row_ask_for_the_last_checkpoint():
     guard = Guard()
-    verdicts = [guard.judge(math.nan) for _ in range(2 * guards.IN_A_ROW)]
+    verdicts = [guard.judge(math.nan, 1.0) for _ in range(2 * guards.IN_A_ROW)]
     rolls = [i for i, verdict in enumerate(verdicts) if verdict is Verdict.ROLL_BACK]
     assert rolls == [guards.IN_A_ROW - 1, 2 * guards.IN_A_ROW - 1]
+    for _ in range(guards.USUAL - 1):
+        guard.judge(1.0, 1.0)
+    assert guard.rollbacks == 2
+    guard.judge(1.0, 1.0)
+    assert guard.rollbacks == 0
 
 
 def test_a_spoiled_network_goes_back_and_the_data_goes_on(tiny, tmp_path):
-    """Step 9 finds weights that are not finite; ten steps later they are those of step 8 again."""
+    """Step 9 finds weights that are not finite; ten steps later they are those of step 8 again.
+    When that happens again soon, they are those of the checkpoint before the last."""
     shown: list[int] = []
 
     class Spoiling(Mix):
         def __getitem__(self, step):
             shown.append(step)
-            if step == 8:
+            if step in (8, 20):
                 next(trainer.stage.unet.parameters()).data.fill_(torch.nan)
             return super().__getitem__(step)
 
-    trainer = tiny_trainer(tmp_path, tiny, steps=24, log_every=1, save_minutes=1e-9, keep=99)
-    mix = Spoiling(Still(), trainer.stage.spec, seed=0, steps=24)
+    trainer = tiny_trainer(tmp_path, tiny, steps=32, log_every=1, save_minutes=1e-9, keep=99)
+    mix = Spoiling(Still(), trainer.stage.spec, seed=0, steps=32)
     object.__setattr__(trainer.data, "mix", mix)
-    assert trainer.run() == 24
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    (back,) = [line for line in lines if "rolled_back_to" in line]
-    assert back == {"step": 17, "rolled_back_to": "step-00000008"}
-    assert lines[-1]["step"] == 24 and shown == list(range(24))
-    assert trainer.guard.skipped == guards.IN_A_ROW and trainer.guard.rollbacks == 1
+    assert trainer.run() == 32
+    lines = read_log(tmp_path)
+    first, second = [line for line in lines if "rolled_back_to" in line]
+    assert first == {"step": 17, "rolled_back_to": "step-00000008"}
+    assert second == {"step": 29, "rolled_back_to": "step-00000019"}
+    assert lines[8]["grad_norm"] is None and lines[8]["loss"] is None
+    assert lines[-1]["step"] == 32 and shown == list(range(32))
+    assert trainer.guard.skipped == 2 * guards.IN_A_ROW and trainer.guard.rollbacks == 2
     assert all(torch.isfinite(weight).all() for weight in trainer.stage.unet.parameters())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny, tmp_path):
+    trainer = tiny_trainer(tmp_path, tiny, steps=2)
+    object.__setattr__(trainer.data, "validation", trainer.data.mix)
+    trainer.save()
+    trainer.saver.finish()
+    saved = latest(tmp_path)
+    for average in trainer.ema.average.values():
+        average.fill_(torch.nan)
+    trainer.step = 1
+    trainer.save()
+    trainer.saver.finish()
+    assert saved is not None and latest(tmp_path) == saved == best(tmp_path)
+    facts = saved.with_name("step-00000001") / FACTS  # as others may have saved it
+    facts.parent.mkdir()
+    facts.write_text(json.dumps({"step": 1, "validation": math.nan}))
+    assert best(tmp_path) == saved == latest(tmp_path, back=1) == latest(tmp_path, back=9)
+
+
+def test_a_full_disk_ends_the_run_in_a_line(tiny, tmp_path):
+    trainer = tiny_trainer(tmp_path, tiny, steps=2)
+    bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, bounds[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*model\.safetensors.*File too large"):
+            trainer.save()
+        with pytest.raises(ValueError, match=r"cannot save .*File too large.*run the same command"):
+            trainer.saver.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+    assert latest(tmp_path) is None and not (tmp_path / "model.safetensors").exists()
+    assert tiny_trainer(tmp_path, tiny, steps=2).run() == 2
+
+
+def test_torn_lines_of_a_log_are_left_out(tmp_path):
+    whole = [{"step": 20, "loss_by_logsnr": {"..-8": 0.1}}, {"step": 40}]
+    torn = json.dumps(whole[0])[:-1]  # ends in a brace all the same
+    (tmp_path / "log.jsonl").write_text("\n".join([*map(json.dumps, whole), torn]))
+    log = Log(tmp_path, step=30, tensorboard=False)
+    log.write({"step": 40, "loss": math.inf})
+    assert read_log(tmp_path) == [whole[0], {"step": 40, "loss": None}]
 
 
 def test_a_watch_tells_kinds_and_noise_levels_apart():

@@ -10,11 +10,13 @@ import os
 import shutil
 import warnings
 from concurrent.futures import Future
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -29,15 +31,18 @@ from imagen_video.training.engine import set_rate
 FACTS = "facts.json"
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint below a training's folder."""
-    return max(_all(folder), default=None, key=lambda path: path.name)
+def latest(folder: Path, back: int = 0) -> Path | None:
+    """The newest whole checkpoint below a training's folder, or one so many `back`, or the oldest
+    of fewer."""
+    found = sorted(_all(folder))
+    return found[max(0, len(found) - 1 - back)] if found else None
 
 
 def best(folder: Path) -> Path | None:
     """The whole checkpoint with the lowest validation loss of those that are kept."""
-    rated = [path for path in _all(folder) if facts_of(path).get("validation") is not None]
-    return min(rated, default=None, key=lambda path: facts_of(path)["validation"])
+    losses = {path: facts_of(path).get("validation") for path in _all(folder)}
+    rated = {path: loss for path, loss in losses.items() if loss is not None and isfinite(loss)}
+    return min(rated, default=None, key=rated.__getitem__)
 
 
 def facts_of(checkpoint: Path) -> dict:
@@ -122,12 +127,21 @@ class Saver:
         self._writing = writing, part, facts
 
     def finish(self) -> None:
-        """Wait until the checkpoint is on disk under its name, and remove those not kept."""
+        """Wait until the checkpoint is on disk under its name, and remove those not kept.
+
+        ValueError where it cannot be written; those of before are whole.
+        """
         if self._writing is None:
             return
-        writing, part, facts = self._writing
-        writing.result()
-        self._writing = None
+        (writing, part, facts), self._writing = self._writing, None
+        try:
+            writing.result()
+        except CheckpointException as error:  # no Exception
+            why = "; ".join(str(found) for found, _ in error.failures.values())
+            raise ValueError(
+                f"cannot save {part}: {why}; what was saved before is whole: mend that and run the "
+                "same command"
+            ) from error
         if self.ranks.first:
             (part / FACTS).write_text(json.dumps(facts))
             _flush(part)
@@ -148,7 +162,9 @@ class Saver:
     def _prune(self) -> None:
         saved = sorted(_all(self.folder.parent))
         for path in set(saved[: -self.keep]) - {best(self.folder.parent)}:
-            shutil.rmtree(path)
+            part = path.with_name(f".{path.name}.part")  # half of one is none
+            os.replace(path, part)
+            shutil.rmtree(part)
 
 
 def _flush(folder: Path) -> None:

@@ -22,6 +22,7 @@ from imagen_video.training.job import JobSpec, encoder_of, source_of, train_stag
 from imagen_video.training.run import RunSpec
 from imagen_video.training.sheets import COLUMNS, sample, what_to_show
 from imagen_video.training.student import Lesson
+from imagen_video.training.watch import read_log
 from imagen_video.video import to_float, to_uint8
 from imagen_video.weights import load_stage, working_dtype
 
@@ -159,8 +160,7 @@ def _finished(folder: Path, updates: int) -> bool:
 
 def _errors(folder: Path) -> list[float]:
     """The validation errors of a round, the first before it began."""
-    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-    return [line["validation"] for line in lines if "validation" in line]
+    return [line["validation"] for line in read_log(folder) if "validation" in line]
 
 
 def compare(teacher: Path, student: Path, cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> None:

@@ -1,4 +1,5 @@
-"""What is done to a network from outside before it trains: memory, compilation, sharding."""
+"""What is done to a network from outside: memory, compilation and sharding before it trains, its
+average put together after."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,10 +10,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from imagen_video.distributed import Ranks, ShardedArithmetic, spread
+from imagen_video.distributed import Ranks, ShardedArithmetic, gathered, spread
 from imagen_video.spec import TrainSpec
-from imagen_video.stage import Stage
-from imagen_video.training.ema import trained
+from imagen_video.stage import Stage, build_unet
+from imagen_video.training.ema import EMA, trained
+from imagen_video.training.lora import Lora
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.weights import load_weights
 
@@ -109,3 +111,21 @@ def initialise_from(stage: Stage, folder: Path) -> Sequence[str]:
         raise ValueError(f"no weight of {folder} fits stage {stage.spec.name!r}")
     stage.unet.load_state_dict(own | {name: source[name].to(own[name]) for name in matching})
     return matching
+
+
+def averaged(stage: Stage, ema: EMA, ranks: Ranks, lora: Lora | None) -> Stage | None:
+    """A stage on the CPU with the averaged weights; None but on the first process, though all of
+    them call it."""
+    weights = {}
+    for name, parameter in stage.unet.named_parameters():
+        whole = gathered(ema.average.get(name, parameter))
+        if ranks.first:  # a second network on its device might not fit
+            weights[name] = whole.cpu()
+    if not ranks.first:
+        return None
+    own = Stage(stage.spec, build_unet(stage.spec, device="meta"))
+    if lora is not None:
+        lora.adapt(own.unet)
+    own.unet.load_state_dict(weights, assign=True)
+    own.unet.requires_grad_(False).eval()
+    return own

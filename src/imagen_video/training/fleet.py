@@ -1,7 +1,6 @@
 """The stages of a cascade trained as jobs of their own: here, in turn or side by side, or by Slurm
 (the paper trains all seven in parallel: none needs another)."""
 
-import json
 import shlex
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from imagen_video.files import replacing
 from imagen_video.index import SPEC
 from imagen_video.spec import CascadeSpec
 from imagen_video.training.run import NODE, noting_interrupt, ranks_for, with_steps
+from imagen_video.training.watch import read_log
 
 # Seconds between two looks at the jobs.
 LOOK = 1.0
@@ -118,9 +118,7 @@ def _bar(job: Job, place: int) -> tqdm:
 
 
 def _show(bar: tqdm, job: Job, device: str) -> None:
-    log = job.out / "log.jsonl"
-    lines = log.read_text().splitlines() if log.exists() else []
-    facts = [json.loads(line) for line in lines[-4:] if line.endswith("}")]
+    facts = read_log(job.out)[-4:]
     if facts:
         bar.n = facts[-1]["step"]
         known = {name: value for line in facts for name, value in line.items()}
@@ -141,6 +139,7 @@ SLURM = """\
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
+#SBATCH --exclusive
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@180

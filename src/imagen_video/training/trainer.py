@@ -18,13 +18,12 @@ from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost
 from imagen_video.info import matrix_rate
 from imagen_video.spec import TrainSpec
 from imagen_video.spec_json import to_json
-from imagen_video.stage import Stage, build_unet
+from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
-from imagen_video.training import checkpoint
+from imagen_video.training import checkpoint, engine
 from imagen_video.training.ahead import Ready, ahead, make_ready
 from imagen_video.training.dry import training_flops
 from imagen_video.training.ema import EMA
-from imagen_video.training.engine import make_optimizer, prepare, set_rate, uncompiled
 from imagen_video.training.guard import ROLLBACKS, Guard, Verdict
 from imagen_video.training.lora import ADAPTER, Lora
 from imagen_video.training.resume import refuse_other
@@ -72,9 +71,11 @@ class Trainer:
         self.train: TrainSpec = stage.spec.train
         check_shares(data.mix.total, self.ranks.ranks, run.accumulate)
         bf16 = run.half(self.ranks.device)
-        prepare(stage.unet, self.ranks, bf16=bf16, recompute=run.recompute, compiled=run.compiled)
+        engine.prepare(
+            stage.unet, self.ranks, bf16=bf16, recompute=run.recompute, compiled=run.compiled
+        )
         self.ema = EMA(stage.unet, self.train.ema)
-        self.optimizer = make_optimizer(self.train, stage.unet)
+        self.optimizer = engine.make_optimizer(self.train, stage.unet)
         self.guard, self.step = Guard(), 0
         self.saver = checkpoint.Saver(out, self.ranks, keep=run.keep)
         found = self._newest()
@@ -89,9 +90,10 @@ class Trainer:
         if self.ranks.first:
             self.log = Log(out, step=self.step, tensorboard=run.tensorboard)
 
-    def _newest(self) -> Path | None:
-        """The newest checkpoint in the first process's eyes: file systems are late to tell."""
-        found = self.ranks.told(checkpoint.latest(self.out))
+    def _newest(self, back: int = 0) -> Path | None:
+        """The newest checkpoint in the first process's eyes (file systems are late to tell), or
+        one so many `back`."""
+        found = self.ranks.told(checkpoint.latest(self.out, back))
         if self.ranks.agreed(found is not None and not found.is_dir())[0]:
             raise ValueError(f"every process must see {self.out}: not all find {found}")
         return found
@@ -159,14 +161,19 @@ class Trainer:
         """One optimizer step; returns the learning rate and the norm of the gradient."""
         run, unet = self.run_spec, self.stage.unet
         rate = self.train.learning_rate * self.schedule()
-        set_rate(self.optimizer, rate)
+        engine.set_rate(self.optimizer, rate)
+        values = []
         for i, part in enumerate(parts, start=1):
             synchronise(unet, self.ranks, last=i == run.accumulate)
             loss = self._loss(part)
             (loss.value / run.accumulate).backward()
+            values.append(loss.value.detach())
             watch.saw(loss, part.batch)
-        norm = gathered(torch.nn.utils.clip_grad_norm_(unet.parameters(), self.train.grad_clip))
-        verdict = self.guard.judge(norm.item())
+        own = gathered(torch.nn.utils.clip_grad_norm_(unet.parameters(), self.train.grad_clip))
+        # The same numbers to the last bit on every process: they must not judge differently.
+        both = self.ranks.total(torch.stack([own, torch.stack(values).mean()])) / self.ranks.ranks
+        norm, mean = both.tolist()
+        verdict = self.guard.judge(norm, mean)
         if verdict is Verdict.GOOD:
             self.optimizer.step()
             self.ema.update(unet, self.step)
@@ -174,7 +181,7 @@ class Trainer:
             self._roll_back()
         self.optimizer.zero_grad(set_to_none=True)  # no room taken while a checkpoint is made
         self.step += 1
-        return rate, norm.item()
+        return rate, norm
 
     def schedule(self) -> float:
         """The share of the learning rate that the coming step takes."""
@@ -195,19 +202,20 @@ class Trainer:
             return self.stage.loss(to_float(part.video), part.cond, draws, objective=objective)
 
     def _roll_back(self) -> None:
-        """Weights, averages and optimizer of the last checkpoint; the data goes on from here."""
+        """Weights, averages and optimizer of the last checkpoint; the data goes on from here. A
+        second time soon after that of the one before: the last may hold what spoils steps."""
         self.saver.finish()
-        found = self._newest()
+        found = self._newest(self.guard.rollbacks - 1)
         if found is None or self.guard.rollbacks > ROLLBACKS:
+            again = f" with --init-from {self.out}" if found else ""
             raise ValueError(
-                f"the gradient exploded or was not finite in step after step up to {self.step}, "
-                f"{self.guard.rollbacks} times: go on from {found or 'the start'} with a lower "
-                "learning rate"
+                f"gradient or loss exploded or was not finite in step after step up to {self.step}: "
+                f"train at a lower learning rate into another --out{again}"
             )
         checkpoint.load(found, self.stage.unet, self.ema, self.optimizer)
         if self.log is not None:
             self.log.write({"step": self.step, "rolled_back_to": found.name})
-            tqdm.write(f"step {self.step}: the gradient exploded; back to the weights of {found}")
+            tqdm.write(f"step {self.step}: spoiled steps; back to the weights of {found}")
 
     def _note(self, watch: Watch, rate: float, norm: float, progress: tqdm) -> None:
         facts = {"step": self.step, "lr": rate, "grad_norm": float(f"{norm:.6g}")}
@@ -228,7 +236,7 @@ class Trainer:
             return None
         losses: list[torch.Tensor] = []
         unet, objective = self.stage.unet, self.stage.objective()
-        with torch.no_grad(), self.ema.in_place_of(unet), uncompiled(self.run_spec.compiled):
+        with torch.no_grad(), self.ema.in_place_of(unet), engine.uncompiled(self.run_spec.compiled):
             for step, part in self._held_out:
                 for i, time_ in enumerate(VALIDATION_TIMES, start=step * len(VALIDATION_TIMES)):
                     at = replace(objective, times=fixed_time(time_))
@@ -266,23 +274,16 @@ class Trainer:
 
     def averaged(self) -> Stage | None:
         """A stage on the CPU with the averaged weights; None but on the first process."""
-        weights = {}
-        for name, parameter in self.stage.unet.named_parameters():
-            whole = gathered(self.ema.average.get(name, parameter))
-            if self.ranks.first:  # a second network on its device might not fit
-                weights[name] = whole.cpu()
-        if not self.ranks.first:
-            return None
-        stage = Stage(self.stage.spec, build_unet(self.stage.spec, device="meta"))
-        if self.lora is not None:
-            self.lora.adapt(stage.unet)
-        stage.unet.load_state_dict(weights, assign=True)
-        stage.unet.requires_grad_(False).eval()
-        return stage
+        return engine.averaged(self.stage, self.ema, self.ranks, self.lora)
 
     def save(self) -> None:
-        """Begin a checkpoint, and write the averaged weights as a stage folder."""
+        """Begin a checkpoint, and write the averaged weights as a stage folder; not of weights
+        whose validation loss is not finite: what was saved before is better."""
         validation = self.validated()
+        if validation is not None and not math.isfinite(validation):
+            if self.log is not None:
+                tqdm.write(f"step {self.step}: not saved, the validation loss is {validation}")
+            return
         facts = self._facts(self.step)
         facts |= {"guard": self.guard.state(), "validation": validation}
         tensors = checkpoint.tensors_of(self.stage.unet, self.ema, self.optimizer)

@@ -5,6 +5,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,15 +55,18 @@ class Watch:
 
     def facts(self) -> dict[str, Any]:
         """Means over every process since the last call, which all of them make together."""
-        loss, logsnr, video = torch.cat(self._rows, 1).double().cpu()
+        rows = torch.cat(self._rows, 1).double().cpu()
+        # Of a skipped step, which is counted; a single one would hide all the others.
+        loss, logsnr, video = rows[:, rows[0].isfinite()]
         level = torch.bucketize(logsnr.float(), torch.tensor(LEVELS))
         groups = [torch.ones_like(video), video, 1 - video]
         groups += [(level == i).double() for i in range(len(LEVELS) + 1)]
         own = [value for group in groups for value in ((group * loss).sum(), group.sum())]
         seconds = time.monotonic() - self._start
-        sums = self.ranks.total(torch.stack([*own, torch.tensor(float(self.slowed))])).tolist()
-        means = [s / n if n else None for s, n in zip(sums[:-1:2], sums[1:-1:2], strict=True)]
-        speed = sums[1] / seconds
+        counts = torch.tensor([self.rows, self.slowed], dtype=torch.float64)
+        *sums, shown, slowed = self.ranks.total(torch.cat([torch.stack(own), counts])).tolist()
+        means = [s / n if n else None for s, n in zip(sums[::2], sums[1::2], strict=True)]
+        speed = shown / seconds
         found = {
             "loss": means[0],
             "loss_video": means[1],
@@ -72,7 +76,7 @@ class Watch:
             "flops_share": self.flops_per_row * speed / (self.peak * self.ranks.ranks),
             "data_wait": self.waited / seconds,
             "memory_bytes": _memory(self.ranks.device),
-            "slowed_clips": int(sums[-1]),
+            "slowed_clips": int(slowed),
         }
         self._clear()
         return {name: _short(value) for name, value in found.items()}
@@ -86,7 +90,7 @@ def _names() -> list[str]:
 def _short(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _short(inner) for name, inner in value.items()}
-    return float(f"{value:.6g}") if isinstance(value, float) and math.isfinite(value) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _memory(device: torch.device) -> int:
@@ -96,16 +100,32 @@ def _memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+LOG = "log.jsonl"
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log; not those that were torn when it was killed."""
+    path, found = folder / LOG, []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
+
+
 class Log:
     """log.jsonl always, and TensorBoard's files beside it if asked for."""
 
     def __init__(self, folder: Path, *, step: int, tensorboard: bool):
-        self.path = folder / "log.jsonl"
+        self.path = folder / LOG
         self._cut(step)
         self._board = _board(folder / "tensorboard", step) if tensorboard else None
 
     def write(self, facts: dict[str, Any]) -> None:
-        """One line; `facts` has a step."""
+        """One line; `facts` has a step. What is not finite is null: JSON knows no other word."""
+        facts = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in facts.items()
+        }
         with open(self.path, "a") as file:
             file.write(json.dumps(facts) + "\n")
         if self._board is not None:
@@ -122,12 +142,11 @@ class Log:
 
     def _cut(self, step: int) -> None:
         """Leave out what a killed run did after its last checkpoint: it is done again."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        whole = [line for line in lines if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= step]
-        if kept != lines:
-            with replacing(self.path) as new:
-                new.write_text("".join(f"{line}\n" for line in kept))
+        if not self.path.exists():
+            return
+        kept = [facts for facts in read_log(self.path.parent) if facts["step"] <= step]
+        with replacing(self.path) as new:
+            new.write_text("".join(f"{json.dumps(facts)}\n" for facts in kept))
 
 
 def _board(folder: Path, step: int) -> Any:
