@@ -18,7 +18,7 @@ GUIDED = GuidanceSpec(weight=2.0, interval=(-21.0, 0.0))
 """As mini's: while things are decided."""
 SPACING = -1.5
 """The shift of the steps of a teacher that takes few, and of its students: as mini's."""
-UPDATES, LEARNED_WEIGHTS = 400, (0.0, 4.0)
+UPDATES, LEARNED_WEIGHTS = 200, (0.0, 4.0)
 """A round of a student takes."""
 
 

@@ -91,8 +91,7 @@ class Trainer:
             self.log = Log(out, step=self.step, tensorboard=run.tensorboard)
 
     def _newest(self, back: int = 0) -> Path | None:
-        """The newest checkpoint in the first process's eyes (file systems are late to tell), or
-        one so many `back`."""
+        """The newest checkpoint, or one so many `back`, as the first sees it: files come late."""
         found = self.ranks.told(checkpoint.latest(self.out, back))
         if self.ranks.agreed(found is not None and not found.is_dir())[0]:
             raise ValueError(f"every process must see {self.out}: not all find {found}")
@@ -209,8 +208,8 @@ class Trainer:
         if found is None or self.guard.rollbacks > ROLLBACKS:
             again = f" with --init-from {self.out}" if found else ""
             raise ValueError(
-                f"gradient or loss exploded or was not finite in step after step up to {self.step}: "
-                f"train at a lower learning rate into another --out{again}"
+                "gradient or loss exploded or was not finite in step after step up to "
+                f"{self.step}: train at a lower learning rate into another --out{again}"
             )
         checkpoint.load(found, self.stage.unet, self.ema, self.optimizer)
         if self.log is not None:
