@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
+import tyro
 from forked import imagen_video as run  # pyright: ignore
+from PIL import Image
 
 from imagen_video.cli import KINDS
 from imagen_video.video import read_video
@@ -122,6 +127,72 @@ def test_train_twice_goes_on_where_it_stopped(tmp_path):
     assert again.returncode == 0
     assert "| 1/6 [" in again.stderr  # the bar starts where the first run stopped
     assert (tmp_path / "sheets" / "step-000006.png").exists()
+
+
+def test_training_begins_with_the_weights_it_is_given_once(model, tmp_path):
+    words = ("train", "--preset", "tiny", "--stage", "base", "--steps", 2, "--out", tmp_path)
+    base = model / "base"
+    first = run(*words, "--init-from", base, "--minutes", 0)
+    assert first.returncode == 0 and f"weights are those of {base}" in first.stderr
+    given, moved = load_stage(base).unet.state_dict(), load_stage(tmp_path).unet.state_dict()
+    apart = torch.stack([(moved[name].float() - w).abs().max() for name, w in given.items()])
+    assert 0 < apart.max() < 0.02  # one step, and the rounding to bfloat16
+    again = run(*words, "--init-from", base)
+    assert again.returncode == 0 and "| 1/2 [" in again.stderr and "those of" not in again.stderr
+
+
+def test_a_folder_of_images_alone_trains_a_base(tmp_path):
+    """Checked, packed, its captions embedded, and trained on from the tars."""
+    for i in range(4):
+        Image.new("RGB", (64, 48), (60 * i, 90, 90)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"shade {i}")
+    (tmp_path / "stills.py").write_text(STILLS)
+    preset, tars, captions = (
+        f"{tmp_path}/stills.py:stills",
+        tmp_path / "tars",
+        tmp_path / "captions",
+    )
+    done = run(
+        *("data", "check", "--data", tmp_path, "--preset", preset, "--stage", "base"),
+        *("--out", tmp_path / "check"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "4" in done.stdout and list((tmp_path / "check").glob("*.png"))
+    done = run("data", "pack", "--data", tmp_path, "--out", tars)
+    assert done.returncode == 0 and len(list(tars.glob("*.tar"))) == 1
+    done = run("data", "embed", "--data", tars, "--preset", preset, "--out", captions)
+    assert done.returncode == 0, done.stderr
+    found = list(captions.rglob("captions"))
+    words = ("train", "--preset", preset, "--stage", "base", "--data", tars, "--steps", 1)
+    done = run(*words, "--captions", found[0], "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "sheets" / "step-000001.png").exists()
+
+
+STILLS = """
+from dataclasses import replace
+from imagen_video import presets
+
+def stills():
+    base, *others = presets.tiny().stages
+    train = replace(base.train, clips=0, image_packs=2)
+    return replace(presets.tiny(), stages=(replace(base, train=train), *others))
+"""
+
+
+TEN = Path(__file__).parents[1] / "docs" / "training.md"
+
+
+def test_the_commands_of_the_training_guide_are_ten_and_are_understood():
+    blocks = re.findall(r"^```(?:sh)?\n(.+?)^```", TEN.read_text(), re.M | re.S)
+    lines = [line for block in blocks for line in block.strip().splitlines()]
+    assert len(re.findall(r"^\*\*\d+\.", TEN.read_text(), re.M)) == 10
+    asked = [shlex.split(line) for line in lines if "imagen" in line]
+    assert len(asked) >= 8
+    for words in asked:
+        names = [word.rpartition("/")[2].replace("_", "-") for word in words]
+        command = words[names.index("imagen-video") + 1 :]
+        tyro.extras.subcommand_cli_from_dict(KINDS, args=command)
 
 
 def test_info_as_table_and_json():

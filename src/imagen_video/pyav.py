@@ -15,6 +15,9 @@ from imagen_video.shapes import UInt8
 # Codes of ffmpeg's tables: colour matrices (BT.709 also names primaries and transfer), ranges.
 BT709, UNSPECIFIED, BT601 = 1, 2, 5
 LIMITED, FULL = 1, 2  # 16-235 as video has it, 0-255 as RGB has it
+# Containers that hold their video themselves. Playlists and the like would make ffmpeg open other
+# files and addresses; a picture under the name of a video is none.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,asf,ogg,flv,gif"
 
 
 def reformat(frame: Any, reformatter: Any, **formats: Any) -> Any:
@@ -54,11 +57,11 @@ def on_white(rgba: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def opened(
-    source: str | Path | BufferedIOBase, *, name: str = "", only: str = ""
+    source: str | Path | BufferedIOBase, *, name: str = "", contained: bool = False
 ) -> Iterator[tuple[Any, Any]]:
     """The container and video stream of a path or an open file, closed at the end; whatever fails
-    is a ValueError with `name`. `only` names the containers that are opened, with commas between;
-    no other file is then read, whatever this one refers to."""
+    is a ValueError with `name`. If `contained`, only CONTAINERS are opened, and no other file is
+    read, whatever this one refers to."""
     import av
     from av.error import FFmpegError
 
@@ -69,7 +72,7 @@ def opened(
         source = str(source)
     # Tags in another encoding must not hide the video. From 19 on PyAV lets them pass by itself.
     lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-    bound = {"format_whitelist": only, "protocol_whitelist": "file"} if only else {}
+    bound = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"} if contained else {}
     try:
         with av.open(source, options=bound, **lenient) as container:
             if not container.streams.video:

@@ -9,6 +9,7 @@ import pickle
 import pytest
 from shades import FORMAT, STILL, WHOLE, source, write_video
 
+from imagen_video.data import library
 from imagen_video.data.library import BadSamples, MediaSource, TooManyBad
 from imagen_video.data.rows import Rows
 
@@ -42,6 +43,18 @@ def test_bad_samples_are_replaced_and_counted_once(folder, bad):
     reasons = {line["path"].rpartition("/")[2]: line for line in lines}
     assert len(lines) == 3 and set(reasons) == {"1.mp4", "2.mp4", "3.png"}
     assert "no caption" in reasons["3.png"]["reason"] and not reasons["2.mp4"]["broken"]
+
+
+def test_of_a_large_set_the_share_is_that_of_what_was_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "TRIED", 10)
+    rows = [{"media": (f"{i}.mp4",), "kind": "video", "text": "a"} for i in range(900)]
+    rows[::90] = [row | {"media": (str(tmp_path / "good.mp4"),)} for row in rows[::90]]
+    write_video(tmp_path / "good.mp4", 80)
+    bad = BadSamples(tmp_path / "bad.jsonl", limit=0.5)
+    media = MediaSource("many", Rows([rows]), seed=0, bad=bad)
+    with pytest.raises(TooManyBad, match="6 of the 10 samples of many are broken, more than 50%"):
+        for i in range(900):
+            media.clip(i, FORMAT, WHOLE)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Files of every kind: read as what they show, or refused with a reason."""
 
+import io
 import struct
 from fractions import Fraction
 
@@ -168,7 +169,29 @@ BROKEN = {
     "cut.mp4": lambda good: good[: len(good) // 2],
     "holes.mp4": lambda good: holes(good),
     "still.mp4": lambda good: png(),
+    "list.mp4": lambda good: b"ffconcat version 1.0\nfile good.mp4\n",
+    "none.mp4": lambda good: coded("mp4", "libx264", "yuv420p", []),
+    "none.mkv": lambda good: coded("matroska", "ffv1", "yuv420p", []),
+    "none.avi": lambda good: coded("avi", "mpeg4", "yuv420p", []),
+    "alpha.webm": lambda good: coded("webm", "libvpx-vp9", "yuva420p", counted(96)),
 }
+
+
+def coded(container: str, codec: str, pixels: str, frames) -> bytes:
+    """A file of 80x48 frames at 24 fps, half of them transparent where `pixels` can say so."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as written:
+        stream = written.add_stream(codec, rate=24)
+        stream.width, stream.height, stream.pix_fmt = 80, 48, pixels
+        for picture in frames:
+            alpha = torch.full_like(picture[:1], 255)
+            alpha[:, :, 40:] = 0
+            rgba = torch.cat([picture, alpha]).permute(1, 2, 0).contiguous().numpy()
+            written.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba")))
+        if not len(frames):
+            written.start_encoding()
+        written.mux(stream.encode(None))
+    return file.getvalue()
 
 
 def holes(content: bytes) -> bytes:
@@ -179,8 +202,6 @@ def holes(content: bytes) -> bytes:
 
 
 def png() -> bytes:
-    import io
-
     file = io.BytesIO()
     Image.new("RGB", (80, 48), "red").save(file, "png")
     return file.getvalue()
@@ -193,6 +214,23 @@ def test_broken_videos_are_refused(tmp_path, name):
     (tmp_path / name).write_bytes(BROKEN[name]((tmp_path / "good.mp4").read_bytes()))
     with pytest.raises((ValueError, OSError)):
         video_at(Media(str(tmp_path / name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "codec", "pixels"),
+    [
+        ("deep.mp4", "mp4", "libx264", "yuv420p10le"),
+        ("grey.mkv", "matroska", "ffv1", "gray"),
+        ("alpha.mkv", "matroska", "ffv1", "yuva420p"),
+        ("alpha.mov", "mov", "png", "rgba"),
+    ],
+)
+def test_pixels_of_every_kind_are_read_as_what_they_show(tmp_path, name, container, codec, pixels):
+    (tmp_path / name).write_bytes(coded(container, codec, pixels, counted(96)))
+    video = video_at(Media(str(tmp_path / name)))
+    assert numbers(video[..., :19]) == list(range(0, 64, 8))
+    right = video[..., 21:]
+    assert (right == 255).all() if "alpha" in name else numbers(right) == list(range(0, 64, 8))
 
 
 def test_a_recording_that_breaks_off_is_used_up_to_there_and_no_further(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from collections import Counter
 
@@ -12,7 +13,7 @@ from webdataset.tariterators import group_by_keys, tar_file_iterator
 from imagen_video.data.library import MediaSource
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.data.sources import open_source, rows_of
-from imagen_video.data.tars import expanded, of_tar, pack, write_index
+from imagen_video.data.tars import expanded, index_beside, of_tar, pack, write_index
 from imagen_video.files import Unreachable
 
 
@@ -139,6 +140,24 @@ def test_packed_tars_hold_what_was_packed(folder, tmp_path, monkeypatch, bad):
     assert [s.get("mp4", s.get("png")) for s in theirs] == kept
     with pytest.raises(ValueError, match=r"tars holds tars, .*another --out"):
         pack(rows, tmp_path / "tars", bytes_a_tar=4000)
+
+
+def test_a_tar_made_anew_is_not_read_by_its_old_index(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    tar = tmp_path / "a.tar"
+    write_tar(tar, folder, ["0.png", "0.txt", "1.png", "1.txt"])
+    write_index(tar)
+    assert [row["text"] for row in of_tar(str(tar))] == ["image 120", "image 140"]
+    write_tar(tar, folder, ["videos/0.mp4", "videos/0.txt"])
+    os.utime(tar, ns=(tar.stat().st_atime_ns, index_beside(tar).stat().st_mtime_ns + 1))
+    assert [row["text"] for row in of_tar(str(tar))] == ["video 40"]
+
+
+def test_files_beside_tars_are_read_too(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    write_tar(folder / "a.tar", folder, ["0.png", "0.txt"])
+    assert [row.text for row in rows_of(str(folder))][:2] == ["image 120"] * 2
+    assert len(rows_of(str(folder))) == 9
 
 
 def test_parts_of_one_video_are_held_out_together_packed_or_not(tmp_path, bad):

@@ -129,16 +129,20 @@ def close(a: Path, b: Path) -> None:
     assert apart.norm() < 1e-3 * torch.cat([w.flatten() for w in first.values()]).norm()
 
 
-@pytest.mark.parametrize(
-    "shards",
-    [2, pytest.param(1, marks=pytest.mark.slow)],
-    ids=["sharded", "data parallel"],
-)
-def test_two_processes_train_as_one(alone, tmp_path, shards):
-    found = train(tmp_path, ranks=2, shards=shards)
+def test_two_processes_train_as_one(alone, tmp_path):
+    found = train(tmp_path, ranks=2)
     assert len(found) == 20
     assert found == pytest.approx(alone[0], abs=1e-4)
     close(tmp_path, alone[1])
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-4), ("bf16", 0.02)])
+def test_copies_and_half_precision_learn_the_same(alone, tmp_path, precision, bound):
+    """Two copies of the network in float32, two halves of it in bfloat16."""
+    shards = 1 if precision == "fp32" else 2
+    found = train(tmp_path, "--precision", precision, ranks=2, stop=6, shards=shards)
+    assert found == pytest.approx(alone[0][:6], abs=bound)
+    assert precision == "fp32" or found != pytest.approx(alone[0][:6], abs=1e-5)
 
 
 def test_shards_train_in_parts_and_recompute(alone, tmp_path):

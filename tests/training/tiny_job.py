@@ -25,8 +25,9 @@ def train_base(out: str, steps: int, stop: int, shards: int, *more: str) -> None
         job.Trainer.train_on = stopping_after(stop)
     save = "0.02" if steps > 100 else "60"
     words = ["--out", out, "--stage", "base", "--steps", str(steps), "--shards", str(shards)]
-    words += ["--precision", "fp32", "--save-minutes", save, "--sheet-minutes", "60"]
-    words += ["--log-every", "1", *([] if "--workers" in more else ["--workers", "0"]), *more]
+    words += ["--save-minutes", save, "--sheet-minutes", "60", "--log-every", "1", *more]
+    for option, value in (("--precision", "fp32"), ("--workers", "0")):
+        words += [] if option in more else [option, value]
     sys.argv = ["imagen-video", "train", *words]
     main()
 

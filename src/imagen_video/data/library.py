@@ -26,10 +26,13 @@ from imagen_video.data.media import (
 )
 from imagen_video.data.order import Shuffled, fraction, mixed
 from imagen_video.data.rows import Row, Rows
+from imagen_video.files import Unreachable
 from imagen_video.video import VideoFormat
 
 # So many samples in a row that cannot be used: there are hardly any others.
 ATTEMPTS = 100
+# Of a larger set the share of bad samples is that of what was tried, after so many.
+TRIED = 1000
 # One file in so many of a kind is held out of training; of fewer than FEW, or of fewer than SMALL
 # samples, none is.
 HELD_OUT, FEW, SMALL = 50, 10, 100
@@ -47,8 +50,8 @@ class BadSamples:
     it is broken or only unfit for this stage.
 
     Every worker and rank appends to the same file. A source of which this run finds more than
-    `limit` (a share of the whole set, however little of it was tried) broken is a TooManyBad.
-    Lines of earlier runs are a record and no charge: a file may have been mended since.
+    `limit` (a share of what it has tried, or of TRIED or the whole set if that was less) broken is
+    a TooManyBad. Lines of earlier runs are a record and no charge: a file may have been mended.
     """
 
     path: Path
@@ -62,7 +65,7 @@ class BadSamples:
         self._start = self.path.stat().st_size if self.path.exists() else 0
 
     def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
-        """Count a sample of a source that has `of` of them, once."""
+        """Count a sample, one of so many of its source (`of`), once."""
         line: dict[str, str | bool] = {"source": source, "path": name, "reason": str(error)}
         line["broken"] = not isinstance(error, Unfit)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,12 +162,13 @@ class MediaSource:
     ) -> Example:
         if not turns.count:
             raise ValueError(f"{self.name} holds no video: a stage with clips needs some")
+        of = min(len(self.rows), max(TRIED, index + 1))
         for attempt in range(ATTEMPTS):
             row = self.rows[turns[index] if attempt == 0 else turns.other(index, attempt)]
             try:
                 return example_of(row, format, crop, self._place(index, attempt))
             except ValueError as error:
-                self.bad.add(self.name, str(row.media), error, of=len(self.rows))
+                self.bad.add(self.name, str(row.media), error, of=of)
         raise TooManyBad(
             f"{ATTEMPTS} samples of {self.name} in a row cannot be used for {format}: "
             f"see {self.bad.path}"
@@ -235,7 +239,10 @@ def example_of(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
             video = fitted(read_image(row.media), format, crop, at=at)[None]
         else:
             video, slowed = read_clip(row.media, format, crop, span=(row.start, row.end), at=at)
-    except (OSError, EOFError) as error:
-        raise ValueError(f"cannot read {str(row.media)!r}: {error}") from error
+    except (ValueError, Unreachable):
+        raise
+    except Exception as error:  # of decoders on broken data, whatever they raise
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        raise ValueError(f"cannot read {str(row.media)!r}: {kind}{error}") from error
     facts = {"path": str(row.media)} | ({"slowed": f"{slowed:.3g}"} if slowed > 1 else {})
     return Example(video, row.caption, facts)

@@ -75,7 +75,9 @@ class VideoFacts:
 @contextmanager
 def opened(media: Media) -> Iterator[tuple[Any, Any]]:
     source = media.open() if media.size is not None else media.path
-    with pyav.opened(source, name=str(media)) as (container, stream):
+    with pyav.opened(source, name=str(media), contained=True) as (container, stream):
+        if stream.metadata.get("alpha_mode") == "1":  # the decoder shows what lies below as black
+            raise ValueError("it has transparent parts in a way (WebM's) that is not read here")
         stream.codec_context.thread_count = 1  # the workers of the loader are the threads
         # Without it decoders draw grey where data is broken, and call it a frame.
         stream.codec_context.options = {"err_detect": "explode"}

@@ -26,7 +26,7 @@ def open_source(
 ) -> Source:
     """The mixture of `names`: each NAME or NAME=WEIGHT (1 by default).
 
-    A name is "stickers"; a folder of videos and images, or of tars; a manifest (.jsonl, .csv,
+    A name is "stickers"; a folder of videos, images and tars; a manifest (.jsonl, .csv,
     .parquet); or tars, as paths or URLs, with {000..012} for many. ValueError if it is nothing of
     these, or holds nothing.
     """
@@ -66,8 +66,7 @@ def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:
     if ".tar" in Path(name).suffixes or "://" in name:
         return map(of_tar, expanded(name))
     if path.is_dir():
-        tars = sorted(path.glob("*.tar"))
-        return map(of_tar, map(str, tars)) if tars else [of_folder(path)]
+        return [*map(of_tar, map(str, sorted(path.glob("*.tar")))), of_folder(path)]
     if not path.is_file():
         raise ValueError(
             f"there is no source {name!r}: give stickers, a folder, a manifest or tars"

@@ -45,6 +45,11 @@ def of_tar(url: str) -> Iterator[dict[str, Any]]:
         yield {**row, "media": (url, *row["media"])}
 
 
+def older(index: Path, tar: Path) -> bool:
+    """Whether a tar on this machine was written after its index."""
+    return tar.is_file() and index.stat().st_mtime_ns < tar.stat().st_mtime_ns
+
+
 def index_beside(tar: str | Path) -> Path:
     """Where the index of a tar is looked for first."""
     return Path(f"{tar}.index.json")
@@ -59,9 +64,11 @@ def write_index(tar: Path) -> None:
 def _index(url: str) -> list[dict[str, Any]]:
     try:
         beside = fetched(f"{url}.index.json")
-        return json.loads(beside.read_text())
+        if not older(beside, Path(url)):  # than a tar that was made anew
+            return json.loads(beside.read_text())
     except (ValueError, OSError):
-        tar = fetched(url)
+        pass
+    tar = fetched(url)
     if not tar.is_file():
         raise ValueError(f"there is no tar {url!r}")
     state = tar.stat()

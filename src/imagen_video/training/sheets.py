@@ -122,7 +122,11 @@ def what_to_show(spec: StageSpec, source: Source, *, stickers: bool) -> Shown:
     )
     crop = Crop(0, top, left, frames, height, width)
     count = ROWS if spec.kind == "base" else CLIPS
-    clips = [source.clip(i, spec.output, crop) for i in range(count)]
+    take = source.clip if "video" in source.kinds else source.image
+    clips = [take(i, spec.output, crop) for i in range(count)]
     if spec.kind == "base":
         return Shown(prompts=tuple(clip.caption for clip in clips))
-    return Shown(clips=tuple((clip.video, clip.caption) for clip in clips))
+    # A still stands for a clip that does not move.
+    return Shown(
+        clips=tuple((c.video.expand(frames, -1, -1, -1), c.caption) for c in clips),
+    )

@@ -11,9 +11,6 @@ from imagen_video.spec import StageSpec
 from imagen_video.video import video_info
 from imagen_video.web.offers import size_of
 
-# Containers that hold their video themselves. Playlists and the like would make ffmpeg open other
-# files and addresses.
-FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,ogg,flv,gif"
 EXAMPLES = "mp4, webm or mkv"
 
 
@@ -36,7 +33,7 @@ def check_upload(path: Path, stages: Sequence[StageSpec], limits: Limits) -> dic
     space = math.prod(stage.space_factor for stage in stages)
     time = math.prod(stage.time_factor for stage in stages)
     try:
-        with opened(path, only=FORMATS) as (_, stream):
+        with opened(path, contained=True) as (_, stream):
             said = stream.codec_context.height, stream.codec_context.width
     except ValueError as error:
         raise ValueError(f"the upload is no video in a container such as {EXAMPLES}") from error
