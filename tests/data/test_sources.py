@@ -3,7 +3,9 @@
 import csv
 import json
 import tarfile
+import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,9 +15,10 @@ import torch
 from shades import FORMAT, STILL, WHOLE, shade, source, write_video
 
 from imagen_video import presets
+from imagen_video.data import mix as mixes
 from imagen_video.data.clips import Example, Position
 from imagen_video.data.library import MediaSource
-from imagen_video.data.mix import Mix
+from imagen_video.data.mix import Mix, batches
 from imagen_video.data.order import Shuffled, permuted
 from imagen_video.data.rows import Rows, of_folder, of_manifest
 from imagen_video.data.sources import Mixture, open_source, rows_of
@@ -266,6 +269,21 @@ def test_no_still_comes_twice_where_a_stride_leaves_frames_over():
     assert lengths == {1, 2}
     assert len(set(asked.stills)) == len(asked.stills)
     assert max(asked.stills) < mix.position(40)["asked"].stills
+
+
+class Deaf(Asked):
+    """A store that has stopped answering."""
+
+    def clip(self, index, format, crop):
+        time.sleep(5)
+        return super().clip(index, format, crop)
+
+
+def test_a_file_that_does_not_answer_ends_the_run(monkeypatch):
+    monkeypatch.setattr(mixes, "SILENT", 1)
+    mix = Mix(Deaf(), presets.tiny().stages[0], seed=0, steps=2)
+    with closing(batches(mix, start=0)) as loader, pytest.raises(ValueError, match="for 1 s: a fi"):
+        next(loader)
 
 
 def test_the_parts_of_a_batch_add_up_to_it():

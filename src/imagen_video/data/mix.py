@@ -14,6 +14,9 @@ from imagen_video.files import Unreachable
 from imagen_video.shapes import Bool, Int, UInt8
 from imagen_video.spec import StageSpec
 
+# Seconds without a batch after which something that is read does not answer.
+SILENT = 1800
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -170,7 +173,8 @@ def _deaf(worker: int) -> None:
 def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
     """The batch of every step from `start` on, rendered ahead in worker processes; to be closed.
 
-    Echoes are one batch after the other, and the same object.
+    Echoes are one batch after the other, and the same object. ValueError where none comes for SILENT
+    seconds.
     """
     echoes = mix.stage.train.echoes
     drawn = range(start // echoes, -(-mix.steps // echoes))
@@ -181,9 +185,18 @@ def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_deaf,
+        timeout=SILENT if workers else 0,
     )
-    for number, batch in zip(drawn, loader, strict=True):
-        if isinstance(batch, Exception):
-            raise batch
-        steps = range(number * echoes, min((number + 1) * echoes, mix.steps))
-        yield from (batch for step in steps if step >= start)
+    try:
+        for number, batch in zip(drawn, loader, strict=True):
+            if isinstance(batch, Exception):
+                raise batch
+            steps = range(number * echoes, min((number + 1) * echoes, mix.steps))
+            yield from (batch for step in steps if step >= start)
+    except RuntimeError as error:
+        if "DataLoader timed out" not in str(error):
+            raise
+        raise ValueError(
+            f"no batch came for {SILENT:g} s: a file, or the disk or store it lies on, does not "
+            "answer; the same command goes on from the last checkpoint"
+        ) from error
