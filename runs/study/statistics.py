@@ -81,15 +81,17 @@ def departure(counts: Mapping[str, int], expected: Mapping[str, float]) -> Depar
         again = torch.nn.functional.one_hot(chosen, len(names)).double().mean(1)
         return (again - data).abs().sum(1) / 2
 
-    low, high = drawn(seen / total).quantile(seen.new_tensor([0.025, 0.975])).tolist()
+    found, again = total_variation((seen / total).tolist(), data.tolist()), drawn(seen / total)
+    # Drawn again, samples are further away: the interval is put around the value itself.
+    low, high = (found + (again - again.mean()).quantile(seen.new_tensor([0.025, 0.975]))).tolist()
     wanted = total * data
     terms = torch.where(wanted > 0, (seen - wanted).square() / wanted, torch.inf)
     chi_square = terms[(seen > 0) | (wanted > 0)].sum()
     freedom = torch.tensor(max(1, int((data > 0).sum()) - 1), dtype=torch.float64)
     p = torch.special.gammaincc(freedom / 2, chi_square / 2)
     return Departure(
-        total_variation((seen / total).tolist(), data.tolist()),
-        low,
+        found,
+        max(0.0, low),
         high,
         drawn(data).mean().item(),
         chi_square.item(),

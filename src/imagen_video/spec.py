@@ -11,6 +11,8 @@ from imagen_video.video import VideoFormat
 ROUNDING = 1e-5
 """Of guidance weights, which are float32 where they are used."""
 
+Weighting = Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceSpec:
@@ -121,7 +123,7 @@ class StageSpec:
     train: TrainSpec
     logsnr_shift: float = 0.0
     image_logsnr_shift: float | None = None
-    weighting: Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"] = "v"
+    weighting: Weighting = "v"
     max_weight: float | None = None
     aug_max: float = 1.0
 

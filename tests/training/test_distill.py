@@ -16,6 +16,7 @@ from imagen_video.diffusion.sampler import Noise
 from imagen_video.info import describe
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec
+from imagen_video.stage import Stage
 from imagen_video.training.distill import DistillSpec
 from imagen_video.training.student import Lesson
 from imagen_video.weights import load_stage
@@ -130,12 +131,26 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
     once, again = (load_file(at / "2-2-steps" / "model.safetensors") for at in (whole, parts))
     assert all(torch.equal(once[name], again[name]) for name in once)
 
-    direct = [*words, "--direct", "--out", tmp_path / "direct"]
+    direct = [*words, "--direct", "--weighting", "snr_trunc", "--out", tmp_path / "direct"]
     done = imagen_video(*direct, "--init-from", whole / "2-2-steps")
     assert done.returncode == 0 and "1-2-steps" in done.stdout
+    spec = load_stage(tmp_path / "direct" / "1-2-steps").spec
+    assert (spec.weighting, spec.max_weight) == ("snr_trunc", None)
     assert re.search(r"(\d+) of \1 weights are those of .*/2-2-steps", done.stderr)
     other = imagen_video(*("9" if word == "4" else word for word in words), "--out", parts)
     assert other.returncode == 2 and "holds another round" in other.stderr
+
+
+def test_a_student_that_is_its_teacher_makes_the_same_of_a_seed(base):
+    teacher = sampled(base, GuidanceSpec())
+    lesson = Lesson(steps=teacher.spec.sampler.num_steps)
+    student = Stage(lesson.spec(teacher.spec, teacher.spec.train), teacher.unet)
+    cond, shape = given(base.spec)[1], (ROWS, base.spec.output.frames, 3, *base.spec.output.size)
+    made = [
+        [state.z.clone() for state in stage.sample_steps(cond, shape, Noise(7))]
+        for stage in (teacher, student)
+    ]
+    assert len(made[0]) == len(made[1]) and all(map(torch.equal, *made))
 
 
 def test_presets_are_not_students():

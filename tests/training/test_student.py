@@ -15,9 +15,10 @@ from imagen_video.diffusion.guidance import (
 )
 from imagen_video.diffusion.objective import Draws
 from imagen_video.diffusion.schedule import CosineSchedule, step_times
+from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage
-from imagen_video.training.student import Lesson, finished_by
+from imagen_video.training.student import Lesson, Student, finished_by
 from imagen_video.unet.inputs import Conditioning
 
 
@@ -25,6 +26,14 @@ def test_told_no_weight_a_student_that_is_its_teacher_has_nothing_to_learn(base)
     plain = Lesson(weights=(0.0, 0.0))
     assert lesson_of(base, plain).loss(*given(base.spec), Draws(ROWS)).value < 1e-10
     assert lesson_of(base, Lesson()).loss(*given(base.spec), Draws(ROWS)).value > 1e-4
+
+
+def test_a_base_of_one_step_is_no_stage_before(tiny):
+    base, after = tiny.stages[:2]
+    single = replace(base.spec.sampler, num_steps=1)
+    previous = Stage(replace(base.spec, sampler=single), base.unet)
+    with pytest.raises(ValueError, match="base of one step"):
+        Student(after.spec, after.unet, after, Lesson(steps=1), previous)
 
 
 def test_a_student_of_guidance_is_told_the_mixture_of_two_calls(base):
@@ -149,7 +158,7 @@ def test_a_stage_that_knows_the_truth_finishes_it(tiny, steps):
 )
 def test_what_varies_over_the_teachers_steps_is_absorbed(base, guidance, shift):
     teacher, steps = sampled(learned(base), guidance), 4
-    sampler = replace(teacher.spec.sampler, logsnr_shift=shift)
+    sampler = replace(teacher.spec.sampler, logsnr_shift=shift, num_steps=steps)
     teacher = Stage(replace(teacher.spec, sampler=sampler), teacher.unet)
     student = lesson_of(teacher, Lesson(steps=steps, weights=(5.0, 5.0)))
     assert student.spec.sampler.guidance == GuidanceSpec(weight=5.0)
@@ -163,6 +172,7 @@ def test_what_varies_over_the_teachers_steps_is_absorbed(base, guidance, shift):
     hook.remove()
     schedule = CosineSchedule(shift=teacher.spec.logsnr_shift if shift is None else shift)
     levels = schedule(step_times(2 * steps))[:-1].float().tolist()
+    guidance = override(teacher.spec.sampler, SampleSpec(steps=2 * steps)).guidance
     wanted = guidance_weights(guidance, 2 * steps, schedule)
     assert len(set(wanted)) > 1
     for level, weight in told.items():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagen_video.cli.train import as_spec
+from imagen_video.spec import Weighting
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Distill:
     """Of the round that learns guidance, if others: there is most to learn in it."""
     learning_rate: float | None = None
     """Falls to 0 in each round (default: from that of the stage's training)."""
+    weighting: Weighting | None = None
+    """Of the loss, unbounded, such as the papers' snr_trunc and v (default: as in training)."""
     data: tuple[str, ...] = ("stickers",)
     """As of train."""
     minutes: float | None = None

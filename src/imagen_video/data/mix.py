@@ -173,8 +173,8 @@ def _deaf(worker: int) -> None:
 def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
     """The batch of every step from `start` on, rendered ahead in worker processes; to be closed.
 
-    Echoes are one batch after the other, and the same object. ValueError where none comes for SILENT
-    seconds.
+    Echoes are one batch after the other, and the same object. ValueError where none comes in
+    SILENT seconds.
     """
     echoes = mix.stage.train.echoes
     drawn = range(start // echoes, -(-mix.steps // echoes))

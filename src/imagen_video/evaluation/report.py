@@ -99,30 +99,33 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     reference = evaluation.features(column.format)
     section = Section(name=column.name, format=str(column.format), frames=column.format.frames)
     frames, clips = tools.frames.facts.proxy, tools.clips.facts.proxy
+    repeats = counts.samples // len(evaluation.prompts)
+    drawn: Any = {"seed": seed, "repeats": repeats}
 
     def of_clips(records: Sequence[Record]) -> Tensor:
         return Features.of(records).clips[:, None]
 
     target = Target(Moments.of(reference.frames.flatten(0, 1)))
     rows = (stacked(samples), stacked(truth) if truth else None)
-    section.measures += frechet("FID", rows, target, proxy=frames, seed=seed)
+    section.measures += frechet("FID", rows, target, proxy=frames, **drawn)
     rows = (of_clips(samples), of_clips(truth) if truth else None)
     whole = Target(Moments.of(reference.clips))
-    section.measures += frechet("FVD", rows, whole, proxy=clips, seed=seed)
+    section.measures += frechet("FVD", rows, whole, proxy=clips, **drawn)
     real, true = reference.frames.mean(1), vectors(truth) if truth else None
-    section.measures += neighbours(vectors(samples), true, real, proxy=frames, seed=seed)
+    section.measures += neighbours(vectors(samples), true, real, proxy=frames, **drawn)
     section.measures += varieties(samples, truth, proxy=frames)
     for name, proxy in (("warping", False), ("flicker", frames)):
         values, others = ([r.facts[name] for r in some] for some in (samples, truth))
-        section.measures.append(mean_of(name, values, others, better=EQUAL, proxy=proxy))
+        found = mean_of(name, values, others, better=EQUAL, proxy=proxy, repeats=repeats)
+        section.measures.append(found)
     section.by_position = by_position(target, samples, truth, section.frames, proxy=frames)
     own = evaluation.records("own", column.name, counts.own)
     if own:
         section.own = own_error(own, samples, target, proxy=frames, seed=seed)
     if tools.aligner and samples[0].aligned.numel():
-        section.measures += alignments(evaluation, tools.aligner, samples, truth)
+        section.measures += alignments(evaluation, tools.aligner, samples, truth, repeats)
     if tools.panel:
-        section.measures += judged(samples, truth)
+        section.measures += judged(samples, truth, repeats)
         section.confusions = confusions(samples)
     section.judges = own_accuracy(evaluation, column)
     seconds = [r.facts["seconds"] for r in samples if "seconds" in r.facts]
@@ -154,7 +157,11 @@ def own_accuracy(evaluation: Evaluation, column: Column) -> list[Accuracy]:
 
 
 def alignments(
-    evaluation: Evaluation, aligner: Aligner, samples: Sequence[Record], truth: Sequence[Record]
+    evaluation: Evaluation,
+    aligner: Aligner,
+    samples: Sequence[Record],
+    truth: Sequence[Record],
+    repeats: int = 1,
 ) -> list[Measure]:
     """CLIP score and R-precision: does a video fit its own prompt best of all?"""
     texts = list(dict.fromkeys(prompt.text for prompt in evaluation.prompts))
@@ -176,12 +183,12 @@ def alignments(
         return scores, hits
 
     ours, theirs = found(samples), found(truth)
-    proxy = aligner.facts.proxy
-    name = "fit" if proxy else "CLIP score"
-    measures = [mean_of(name, ours[0], theirs[0], better=HIGHER, proxy=proxy)]
+    common: Any = {"proxy": aligner.facts.proxy, "repeats": repeats}
+    name = "fit" if aligner.facts.proxy else "CLIP score"
+    measures = [mean_of(name, ours[0], theirs[0], better=HIGHER, **common)]
     if len(texts) > 1:
         name = f"R-precision of {len(texts)}"
-        measures.append(share_of(name, ours[1], theirs[1], proxy=proxy))
+        measures.append(share_of(name, ours[1], theirs[1], **common))
     return measures
 
 

@@ -46,12 +46,25 @@ def vectors(records: Sequence[Record]) -> Tensor:
     return stacked(records).mean(1)
 
 
+def together(rows: Tensor, repeats: int) -> Tensor:
+    """What samples of all prompts, `repeats` times over, have (n, ...), as (prompts, repeats, ...):
+    samples of one prompt are alike, and intervals draw prompts again."""
+    return rows.unflatten(0, (repeats, -1)).transpose(0, 1)
+
+
 def frechet(
-    name: str, rows: tuple[Tensor, Tensor | None], target: Target, *, proxy: bool, seed: int
+    name: str,
+    rows: tuple[Tensor, Tensor | None],
+    target: Target,
+    *,
+    proxy: bool,
+    seed: int,
+    repeats: int = 1,
 ) -> list[Measure]:
     """The Frechet distance of samples, and of true clips beside it, both as (videos, vectors a
     video, d); and followed to endless videos, where there are enough."""
-    samples, truth = rows
+    of, truth = len(rows[0]), rows[1]
+    samples = together(rows[0], repeats).flatten(1, 2)
     count, d = samples.shape[0] * samples.shape[1], samples.shape[2]
     if count <= d:
         warnings.warn(
@@ -60,11 +73,12 @@ def frechet(
             stacklevel=2,
         )
     found = bootstrap(target, samples, seed)
-    common = {"of": len(samples), "better": LOWER, "proxy": proxy}
+    common = {"of": of, "better": LOWER, "proxy": proxy}
     true = None if truth is None else target.of(truth.flatten(0, 1))
     spread = {"value": found.value, "low": found.low, "high": found.high}
     measures = [Measure(name=name, truth=true, **spread, **common)]
-    if count >= ENOUGH * d and len(samples) >= 2 * SIZES:
+    # Frames of a video, and videos of a prompt, are alike: they do not make many of few.
+    if len(samples) >= max(ENOUGH * d, 2 * SIZES):
         endless, true = (
             None if some is None else extrapolated(target, some, seed) for some in (samples, truth)
         )
@@ -74,16 +88,22 @@ def frechet(
 
 
 def neighbours(
-    samples: Tensor, truth: Tensor | None, real: Tensor, *, proxy: bool, seed: int
+    samples: Tensor,
+    truth: Tensor | None,
+    real: Tensor,
+    *,
+    proxy: bool,
+    seed: int,
+    repeats: int = 1,
 ) -> list[Measure]:
     """KID, precision, recall, density and coverage, over one vector a video."""
-    common = {"of": len(samples), "proxy": proxy}
+    common, groups = {"of": len(samples), "proxy": proxy}, together(samples, repeats)
 
     def kid(rows: Tensor) -> float:
-        return diversity.kernel_distance(rows, real)
+        return diversity.kernel_distance(rows.flatten(0, 1), real)
 
-    true = None if truth is None else kid(truth)
-    spread = by_halves(kid, samples, seed, fewest=2)
+    true = None if truth is None else kid(truth[None])
+    spread = by_halves(kid, groups, seed, fewest=-(-2 // repeats))
     found = [Measure(name="KID", truth=true, better=LOWER, **spread, **common)]
     fewest = min(len(samples), len(real))
     if fewest <= diversity.NEAREST:
@@ -97,9 +117,10 @@ def neighbours(
     for name in ("precision", "recall", "density", "coverage"):
 
         def share(rows: Tensor, name: str = name) -> float:
-            return diversity.coverage_of(rows, real)[name]
+            return diversity.coverage_of(rows.flatten(0, 1), real)[name]
 
-        spread = by_halves(share, samples, seed, fewest=diversity.NEAREST + 1)
+        fewest = -(-(diversity.NEAREST + 1) // repeats)
+        spread = by_halves(share, groups, seed, fewest=fewest)
         found.append(Measure(name=name, truth=theirs.get(name), better=HIGHER, **spread, **common))
     return found
 
@@ -158,10 +179,16 @@ def _alike(samples: Sequence[Record], truth: Sequence[Record]) -> bool:
 
 
 def mean_of(
-    name: str, values: list[float], truth: list[float], *, better: str, proxy: bool = False
+    name: str,
+    values: list[float],
+    truth: list[float],
+    *,
+    better: str,
+    proxy: bool = False,
+    repeats: int = 1,
 ) -> Measure:
     """A mean over videos with a bootstrap interval."""
-    rows = torch.tensor(values, dtype=torch.float64)
+    rows = together(torch.tensor(values, dtype=torch.float64), repeats).mean(1)
     low = high = None
     if len(rows) > 1:
         generator = torch.Generator().manual_seed(0)
@@ -172,16 +199,22 @@ def mean_of(
         value=rows.mean().item(),
         low=low,
         high=high,
-        of=len(rows),
+        of=len(values),
         truth=sum(truth) / len(truth) if truth else None,
         better=better,
         proxy=proxy,
     )
 
 
-def share_of(name: str, right: list[bool], truth: list[bool], *, proxy: bool = False) -> Measure:
-    """A share of right answers in per cent, with its Wilson interval."""
+def share_of(
+    name: str, right: list[bool], truth: list[bool], *, proxy: bool = False, repeats: int = 1
+) -> Measure:
+    """A share of right answers in per cent, with its Wilson interval; where prompts come several
+    times, with that of prompts drawn again, if it is wider."""
     low, high = wilson(sum(right), len(right))
+    if repeats > 1:
+        again = mean_of(name, [float(r) for r in right], [], better=HIGHER, repeats=repeats)
+        low, high = min(low, again.low or low), max(high, again.high or high)
     return Measure(
         name=name,
         value=100 * sum(right) / len(right),
@@ -241,10 +274,12 @@ def questions(records: Sequence[Record]) -> list[str]:
     )
 
 
-def judged(samples: Sequence[Record], truth: Sequence[Record]) -> list[Measure]:
+def judged(samples: Sequence[Record], truth: Sequence[Record], repeats: int = 1) -> list[Measure]:
     """How often the judges see what was asked for."""
 
     def right(records: Sequence[Record], fact: str) -> list[bool]:
         return [asked == seen for asked, seen in told(records, fact)]
 
-    return [share_of(f, right(samples, f), right(truth, f)) for f in questions(samples)]
+    return [
+        share_of(f, right(samples, f), right(truth, f), repeats=repeats) for f in questions(samples)
+    ]

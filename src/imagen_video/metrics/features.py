@@ -14,6 +14,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ def clip_extractor(name: str, device: str = "cpu") -> Extractor:
     or a folder or hub name of a `transformers` VideoMAE."""
     if name == "proxy":
         return _lite_over_time(device)
-    if name.endswith(".pt"):
+    if urlsplit(name).path.endswith(".pt"):  # addresses may end in ?dl=1
         return _i3d(fetched(name), device)
     return _videomae(name, device)
 

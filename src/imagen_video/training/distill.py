@@ -16,7 +16,7 @@ from imagen_video.files import replacing
 from imagen_video.index import load_spec
 from imagen_video.lowres import low_from_truth
 from imagen_video.pictures import contact_sheet, write_png
-from imagen_video.spec import CascadeSpec, StageSpec, TrainSpec
+from imagen_video.spec import CascadeSpec, StageSpec, TrainSpec, Weighting
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.job import JobSpec, encoder_of, source_of, train_stage
 from imagen_video.training.run import RunSpec
@@ -42,7 +42,8 @@ class DistillSpec:
 
     `updates` are optimizer steps a round (`guidance_updates` of the first: there is most to learn
     in it); the learning rate falls linearly to 0 in each, from that of the teacher's training
-    unless given. Weights are drawn from `weights`.
+    unless given. Weights are drawn from `weights`. The loss is weighted as in the teacher's
+    training, or by `weighting` without a bound ("snr_trunc" and "v" are the papers').
     """
 
     rounds: tuple[int, ...] = ()
@@ -53,6 +54,7 @@ class DistillSpec:
     updates: int = 1000
     guidance_updates: int | None = None
     learning_rate: float | None = None
+    weighting: Weighting | None = None
 
     def lessons(self, teacher: StageSpec) -> list[tuple[str, Lesson]]:
         """The rounds by name. ValueError where one does not halve the one before."""
@@ -118,6 +120,8 @@ def distill(
         folder = job.out / f"{number}-{name}"
         _claim(folder, lesson, teacher, job.previous)
         student = lesson.spec(load_spec(teacher), spec.train(first.train, lesson))
+        if spec.weighting is not None:
+            student = replace(student, weighting=spec.weighting, max_weight=None)
         updates = student.train.steps
         stages = (student if one.name == student.name else one for one in cascade.stages)
         if not _finished(folder, updates):
@@ -127,7 +131,7 @@ def distill(
             if train_stage(replace(cascade, stages=tuple(stages)), this, within) < updates:
                 return
         if _first() and not (folder / COMPARED).exists():
-            compare(teacher, folder, cascade, job, run)
+            compare(teacher, folder, lesson, cascade, job, run)
         before, *_, after = _errors(folder)
         yield Round(name, folder, lesson.steps, before, after, number == len(lessons))
         teacher = begin = folder
@@ -163,8 +167,11 @@ def _errors(folder: Path) -> list[float]:
     return [line["validation"] for line in read_log(folder) if "validation" in line]
 
 
-def compare(teacher: Path, student: Path, cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> None:
-    """Draw what both make of the same prompts or clips and noise, the teacher's row first."""
+def compare(
+    teacher: Path, student: Path, lesson: Lesson, cascade: CascadeSpec, job: JobSpec, run: RunSpec
+) -> None:
+    """Draw what both make of the same prompts or clips and noise, the teacher's row first, in the
+    steps that it taught in (of a long run MOST_STEPS)."""
     device = torch.device(job.device)
     stages = [load_stage(folder, dtype=working_dtype(device)) for folder in (teacher, student)]
     spec, encoder = stages[1].spec, encoder_of(cascade.text, run, device)
@@ -172,12 +179,13 @@ def compare(teacher: Path, student: Path, cascade: CascadeSpec, job: JobSpec, ru
     shown = what_to_show(spec, source_of(job, run, "test"), stickers=stickers)
     asked: list[tuple[str, torch.Tensor | None]] = [(prompt, None) for prompt in shown.prompts]
     asked += [(text, low_from_truth(to_float(clip)[None], spec)) for clip, text in shown.clips]
-    rows = []
+    rows, own = [], [stage.spec.sampler.num_steps for stage in stages]
+    taken = [min(MOST_STEPS, steps) for steps in (lesson.its_steps or own[0], own[1])]
     for prompt, low in asked:
-        for stage in stages:
+        for stage, steps in zip(stages, taken, strict=True):
             stage.unet.to(device)
             with torch.inference_mode():
-                made = sample(stage, encoder, [prompt], low=low, steps=MOST_STEPS)
+                made = sample(stage, encoder, [prompt], low=low, steps=steps)
             rows.append(to_uint8(made)[0])
     scale = max(1, 120 // rows[0].shape[-2])
     write_png(student / COMPARED, contact_sheet(rows, columns=COLUMNS, scale=scale))

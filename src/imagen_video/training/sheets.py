@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.diffusion.sampler import Noise, finished
 from imagen_video.lowres import low_from_truth
 from imagen_video.pictures import contact_sheet, write_png
+from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
@@ -86,9 +87,10 @@ def sample(
     prompts: list[str],
     *,
     low: torch.Tensor | None,
-    steps: int = STEPS,
+    steps: int | None = None,
 ) -> torch.Tensor:
-    """One sampling run of a stage on its own, of at most so many steps, as float video."""
+    """One sampling run of a stage on its own, in its own steps but at most STEPS, or in so many, as
+    float video."""
     spec, noise = stage.spec, Noise(0)
     frames, (height, width) = spec.output.frames, spec.output.size
     if low is not None:
@@ -96,7 +98,8 @@ def sample(
         height, width = (side * spec.space_factor for side in low.shape[-2:])
     cond = stage.conditioning(encoder(prompts), frames=frames, low=low, noise=noise)
     shape = (len(prompts), frames, 3, height, width)
-    sampler = replace(spec.sampler, num_steps=min(steps, spec.sampler.num_steps))
+    steps = min(STEPS, spec.sampler.num_steps) if steps is None else steps
+    sampler = override(spec.sampler, SampleSpec(steps=steps))
     return finished(stage.sample_steps(cond, shape, noise, sampler=sampler)).cpu()
 
 

@@ -19,6 +19,7 @@ from imagen_video.diffusion.objective import (
 )
 from imagen_video.diffusion.schedule import alpha_sigma, expand
 from imagen_video.lowres import Low, low_from_truth
+from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, StageSpec, TrainSpec
 from imagen_video.stage import Stage, make_rule
 from imagen_video.unet.inputs import Conditioning
@@ -56,6 +57,13 @@ class Lesson:
                 f"consistency over {self.teacher_steps} steps of the teacher: give the student a "
                 f"divisor of them, without overlapping, got {self.steps}"
             )
+
+    @property
+    def its_steps(self) -> int | None:
+        """In how many steps the teacher of this lesson is sampled; None: in its own."""
+        if self.steps is None or self.teacher_steps is not None:
+            return self.teacher_steps
+        return self.steps if self.overlapping else 2 * self.steps
 
     def spec(self, teacher: StageSpec, train: TrainSpec) -> StageSpec:
         """The student's stage; ValueError where this teacher cannot give the lesson."""
@@ -97,6 +105,8 @@ class Student(Stage):
                 f"stage {spec.name!r} is shown {spec.input or 'no video'}, and the stage before it "
                 f"({previous.spec.name!r}) makes {previous.spec.output}"
             )
+        if previous and previous.spec.kind == "base" and previous.spec.sampler.num_steps == 1:
+            raise ValueError("a base of one step keeps nothing of a true video: give no --previous")
         self.teacher, self.lesson, self.previous = teacher, lesson, previous
         for frozen in filter(None, (teacher, previous)):
             frozen.unet.requires_grad_(False).eval()
@@ -130,23 +140,22 @@ class Student(Stage):
             given = replace(given, target=guidance_target(self.teacher, cond, weight, interval))
             denoise = told_within(self, cond, weight, interval)
         elif (fine := self.lesson.teacher_steps) is not None:
-            teacher = self._stepping(cond, weight, schedule, fine)
-            target = consistent(teacher, denoise, schedule, steps, fine)
+            own = denoise if weight is None else as_sampled(self, cond, weight)
+            target = consistent(self._stepping(cond, weight, schedule), own, schedule, steps, fine)
             given = replace(given, target=target, times=discrete_times(fine, given.times))
         else:
-            overlapping = self.lesson.overlapping
-            teacher = self._stepping(cond, weight, schedule, steps if overlapping else 2 * steps)
+            teacher, overlapping = self._stepping(cond, weight, schedule), self.lesson.overlapping
             target = two_teacher_steps(teacher, schedule, steps, overlapping=overlapping)
             given = replace(given, target=target, times=discrete_times(steps, given.times))
         return given(denoise, video, schedule, draws)
 
-    def _stepping(
-        self, cond: Conditioning, weight: PerClip | None, schedule: Schedule, its_steps: int
-    ) -> Denoiser:
-        """The teacher in a run of so many steps, guided as its sampler says at each."""
-        if weight is None:
+    def _stepping(self, cond: Conditioning, weight: PerClip | None, schedule: Schedule) -> Denoiser:
+        """The teacher in a run of the lesson's steps, guided as its sampler says at each."""
+        its_steps = self.lesson.its_steps
+        if weight is None or its_steps is None:
             return self.teacher.denoiser(cond)
-        guidance = self.teacher.spec.sampler.guidance
+        wanted = SampleSpec(steps=its_steps)
+        guidance = override(self.teacher.spec.sampler, wanted).guidance
 
         def denoise(z: Video, logsnr: PerClip) -> Denoised:
             step = (its_steps - step_of(schedule, logsnr, its_steps)).long()
