@@ -216,6 +216,7 @@ def test_bad_input_is_one_line(inside, tmp_path, make, words, says):
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("imagen-video:")]
     assert says in line
+    assert not (tmp_path / "out" / "settings.json").exists()
 
 
 def browser() -> str:

@@ -12,7 +12,14 @@ from imagen_video.evaluation.prompts import Prompt
 from imagen_video.evaluation.records import Record, Tools
 from imagen_video.evaluation.reference import DataReference, StickerReference, rotation
 from imagen_video.evaluation.report import Report, by_position
-from imagen_video.evaluation.scores import by_halves, questions, varieties
+from imagen_video.evaluation.scores import (
+    by_halves,
+    frechet,
+    mean_of,
+    questions,
+    share_of,
+    varieties,
+)
 from imagen_video.metrics.features import frame_extractor
 from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.metrics.panel import SHIPPED, Panel
@@ -46,6 +53,34 @@ def test_few_videos_have_an_interval_where_halves_suffice():
     low, high = found["low"], found["high"]
     assert low is not None and high is not None and low < found["value"] == 3.5 < high
     assert by_halves(lambda some: some.mean().item(), rows, 0, fewest=5) == {"value": 3.5}
+
+
+def test_videos_of_one_prompt_make_no_interval_narrower():
+    values = torch.rand(12, generator=torch.Generator().manual_seed(0)).tolist()
+    once, often = (mean_of("x", values * n, [], better="lower", repeats=n) for n in (1, 4))
+    assert (often.low, often.high) == pytest.approx((once.low, once.high)) and often.of == 48
+    right = [value > 0.5 for value in values]
+    once, often = (share_of("x", right * n, [], repeats=n) for n in (1, 4))
+    apart = share_of("x", right * 4, [])
+    assert often.high - often.low > 1.5 * (apart.high - apart.low) and often.value == once.value
+    rows = torch.randn(12, 3, 5, generator=torch.Generator().manual_seed(1))
+    target = Target(Moments.of(torch.randn(99, 5, generator=torch.Generator().manual_seed(2))))
+    once, often = (
+        frechet("F", (rows.repeat(n, 1, 1), None), target, proxy=True, seed=0, repeats=n)[0]
+        for n in (1, 4)
+    )
+    assert often.high - often.low > 0.8 * (once.high - once.low)
+    assert often.value == pytest.approx(once.value, rel=0.05)
+
+
+def test_frames_that_are_alike_do_not_tell_of_endless_videos():
+    generator = torch.Generator().manual_seed(0)
+    target = Target(Moments.of(torch.randn(4000, 8, generator=generator)))
+    for videos, known in ((24, False), (40, True)):
+        still = torch.randn(videos, 1, 8, generator=generator).expand(-1, 16, -1)
+        rows = still + 0.01 * torch.randn(videos, 16, 8, generator=generator)
+        found = frechet("F", (rows, None), target, proxy=True, seed=0)
+        assert [m.name for m in found] == ["F", "F, endless"][: 1 + known]
 
 
 def test_positions_are_numbered_as_the_frames_of_the_video():

@@ -28,7 +28,7 @@ def test_guidance_is_written_in_three_ways():
     assert guidance_of("4") == GuidanceSpec(weight=4.0)
     assert guidance_of("15/1:10") == GuidanceSpec(weight=15.0, low=1.0, constant_steps=10)
     assert guidance_of("4[-3,5.5]") == GuidanceSpec(weight=4.0, interval=(-3.0, 5.5))
-    for wrong in ("", "x", "4/", "4[5]", "15/1"):
+    for wrong in ("", "x", "4/", "4[5]", "15/1", "1.2.3", "."):
         with pytest.raises(ValueError, match="is none of 4"):
             guidance_of(wrong)
     with pytest.raises(ValueError, match="from less to more"):

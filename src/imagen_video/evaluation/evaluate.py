@@ -27,7 +27,7 @@ from imagen_video.metrics.words import reader
 from imagen_video.presets import SHORT_CAPTIONS
 from imagen_video.sampling import SampleSpec
 from imagen_video.text.encoder import load_encoder
-from imagen_video.video import VideoClip, VideoFormat, read_video
+from imagen_video.video import VideoFormat, read_video, video_info
 
 PROXY = "proxy"
 KNOWN = {*FIELDS, "word"}
@@ -143,7 +143,7 @@ def _of_videos(
             f"{folder} holds {'one video' if paths else 'no cascade and no videos'}: give 'mini', "
             "a folder of save_pretrained, or a folder of two or more .mp4"
         )
-    format = _format(read_video(paths[0]))
+    format = _one_format(paths)
     if spec != replace(spec, count=None, seeds=1, own=None, until=None, steps=None, guidance=None):
         raise ValueError(
             f"{folder} holds videos, made already: leave out count, seeds and the like"
@@ -173,11 +173,6 @@ def _of_videos(
     evaluation.settle(settings)
     for i in evaluation.missing("cascade", "videos", len(paths), "videos"):
         clip = read_video(paths[i])
-        if _format(clip) != format:
-            raise ValueError(
-                f"{paths[i].name} is {_format(clip)} and {paths[0].name} is {format}: "
-                "put videos of one size and length into a folder"
-            )
         evaluation.keep_video(i, "videos", clip.frames, clip.fps)
         facts = {"prompt": prompts[i].text, "asked": dict(prompts[i].facts)}
         tools.record(clip.frames, **facts).save(evaluation.path("cascade", "videos", i))
@@ -206,9 +201,17 @@ def samples_of(prompts: Sequence[Prompt], spec: EvaluationSpec) -> int:
     return count
 
 
-def _format(clip: VideoClip) -> VideoFormat:
-    frames, _, height, width = clip.frames.shape
-    return VideoFormat(frames, height, width, clip.fps)
+def _one_format(paths: Sequence[Path]) -> VideoFormat:
+    """Of all videos; ValueError, before any is recorded, where there are several."""
+    infos = map(video_info, paths)
+    formats = [VideoFormat(info.frames, info.height, info.width, info.fps) for info in infos]
+    for path, format in zip(paths, formats, strict=True):
+        if format != formats[0]:
+            raise ValueError(
+                f"{path.name} is {format} and {paths[0].name} is {formats[0]}: put videos of one "
+                "size and length into a folder"
+            )
+    return formats[0]
 
 
 def _told(path: Path) -> Prompt:
@@ -235,6 +238,8 @@ def tools_of(spec: EvaluationSpec, prompts: Sequence[Prompt]) -> Tools:
     elif known:
         matcher = Matcher.load(SHIPPED / f"{MATCHER}.safetensors")
         aligner = MatcherAligner.of(matcher, load_encoder(SHORT_CAPTIONS))
+    else:
+        warnings.warn("alignment is not measured: give --clip, a model that knows", stacklevel=2)
     words = None
     if any("word" in prompt.facts for prompt in prompts):
         words = reader()

@@ -29,9 +29,10 @@ from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
 from imagen_video.video import Frames
 
 Move = Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"]
+NUMBER = r"\d+(?:\.\d*)?"
 GUIDANCE = re.compile(
-    r"(?P<weight>[\d.]+)(?:/(?P<low>[\d.]+):(?P<constant>\d+))?"
-    r"(?:\[(?P<least>-?[\d.]+),(?P<most>-?[\d.]+)\])?"
+    rf"(?P<weight>{NUMBER})(?:/(?P<low>{NUMBER}):(?P<constant>\d+))?"
+    rf"(?:\[(?P<least>-?{NUMBER}),(?P<most>-?{NUMBER})\])?"
 )
 
 
@@ -158,6 +159,7 @@ def _tried(
         model=cascade.spec.name,
         weights=digest_of(cascade.stages[cascade.spec.index(name)].unet),
         sampler=asdict(stage.sampler),
+        pixels="as the stage made them",
         counts=asdict(counts),
         asked=[prompt.text for prompt in prompts],
         seed=asked.seed,
@@ -229,7 +231,8 @@ def draw(rows: list[Row], path: Path) -> None:
 
 def as_table(rows: list[Row]) -> str:
     """The settings, best first, with what matters of each and its 95 % interval."""
-    names = ("FID", "FVD", "fit", "CLIP score", "R-precision", "motion", "concept", "background")
+    names = ("FID", "FVD", "fit", "CLIP score", "R-precision")
+    names += ("motion", "concept", "style", "background", "rotation")
     shown = [name for name in names if any(row.measure(name) for row in rows)]
     width = max(len(row.name) for row in rows) + 2
     heads = [
