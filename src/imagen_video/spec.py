@@ -11,8 +11,6 @@ from imagen_video.video import VideoFormat
 ROUNDING = 1e-5
 """Of guidance weights, which are float32 where they are used."""
 
-Weighting = Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceSpec:
@@ -123,7 +121,7 @@ class StageSpec:
     train: TrainSpec
     logsnr_shift: float = 0.0
     image_logsnr_shift: float | None = None
-    weighting: Weighting = "v"
+    weighting: Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"] = "v"
     max_weight: float | None = None
     aug_max: float = 1.0
 

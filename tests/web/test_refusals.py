@@ -89,7 +89,7 @@ def test_uploads_that_are_refused(client: TestClient, desk: Desk, tmp_path: Path
     assert "video must be a file" in refused(
         client.post("/v1/videos/upscale", data={"video": "/etc/passwd"}), 400
     )
-    assert set(desk.jobs.videos.iterdir()) == before
+    assert set(desk.jobs.videos.iterdir()) <= before  # of which some may be removed meanwhile
 
 
 @pytest.mark.parametrize("comment", ["[" * 100_000, "9" * 5000, "a holiday"])

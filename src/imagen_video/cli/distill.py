@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from imagen_video.cli.train import as_spec
-from imagen_video.spec import Weighting
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Distill:
     """Of the round that learns guidance, if others: there is most to learn in it."""
     learning_rate: float | None = None
     """Falls to 0 in each round (default: from that of the stage's training)."""
-    weighting: Weighting | None = None
+    weighting: Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"] | None = None
     """Of the loss, unbounded, such as the papers' snr_trunc and v (default: as in training)."""
     data: tuple[str, ...] = ("stickers",)
     """As of train."""

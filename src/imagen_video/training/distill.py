@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 
 from imagen_video.cascade import Cascade
+from imagen_video.diffusion.objective import Weighting
 from imagen_video.files import replacing
 from imagen_video.index import load_spec
 from imagen_video.lowres import low_from_truth
 from imagen_video.pictures import contact_sheet, write_png
-from imagen_video.spec import CascadeSpec, StageSpec, TrainSpec, Weighting
+from imagen_video.spec import CascadeSpec, StageSpec, TrainSpec
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.job import JobSpec, encoder_of, source_of, train_stage
 from imagen_video.training.run import RunSpec
