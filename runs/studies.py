@@ -4,6 +4,7 @@
     python runs/studies.py run --jobs 2                # all arms on two cores, ~8 hours
     python runs/studies.py run --device cuda --jobs 15 # on a GPU with 16 cores
     python runs/studies.py report                      # tables and plots of what there is so far
+    python runs/studies.py report --docs docs          # and keep plots and results there
 
 What is prepared can be carried to a machine that has torch, einops, transformers and safetensors
 alone (no tyro, PyAV, resvg): put `out/carried/site` on PYTHONPATH there. A finished arm is never
@@ -64,7 +65,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("studies", nargs="*", help="of these studies alone")
     parser.add_argument("--out", type=Path, default=Path("out/studies"))
     parser.add_argument("--carried", type=Path, default=Path("out/carried"))
-    parser.add_argument("--docs", type=Path, help="also put the plots here")
+    parser.add_argument("--docs", type=Path, help="also put plots and results here")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop what runs after these")

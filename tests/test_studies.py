@@ -13,7 +13,7 @@ from study.library import LIBRARIES, Diet, Library, render_missing
 from study.measure import BIAS_WEIGHTS, FEW_STEPS, WEIGHTS, Measured, every_scene
 from study.plots import PLOTS
 from study.probe import shares_of
-from study.report import report
+from study.report import KEPT, read, report
 from study.train import Place, Stopped
 from study.upsampling import LEVELS
 from study.world import CONCEPTS, GROUNDS, MOTIONS, PARTS, STYLES, caption, held_out, single
@@ -270,9 +270,10 @@ def test_report_of_made_up_results(tmp_path, capsys):
     assert facts["missing"] == ["prediction/eps-2"]
     assert "| small | -10 (-10 to -10)" in (tmp_path / "report.md").read_text()
     assert "Not finished: prediction/eps-2." in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "docs").iterdir()} == {
-        f"study-{n}.png" for n in PLOTS
-    }
+    files = {f"study-{n}.png" for n in PLOTS} | {KEPT}
+    assert {path.name for path in (tmp_path / "docs").iterdir()} == files
+    # Of what is kept there all is known, without the folder of any arm.
+    assert read(tmp_path / "elsewhere", tmp_path / "docs") == read(tmp_path)
 
 
 def test_report_of_nothing_yet(tmp_path, capsys):

@@ -15,12 +15,14 @@ from study.tables import BIAS_ARMS, BIAS_KEYS, Column, Line, Table, tables
 from study.train import RESULT
 from study.world import PARTS
 
+KEPT = "studies.jsonl"
 Results = Mapping[str, Mapping[int, dict[str, Any]]]
 
 
 def report(out: Path, docs: Path | None) -> None:
-    """Write report.json, report.md and the plots into `out`, the plots into `docs` too."""
-    results = read(out)
+    """Write report.json, report.md and the plots into `out`; the plots into `docs` too, and what
+    every arm has measured, which is read there when `out` is of another machine."""
+    results = read(out, docs)
     made = [rows for rows in map(lambda t: compared(t, results), tables()) if rows["lines"]]
     biased = bias(results)
     with replacing(out / "report.json") as path:
@@ -31,17 +33,23 @@ def report(out: Path, docs: Path | None) -> None:
         path.write_text(text.strip() + "\n")
     for plot in plot_all(results, out):
         if docs:
-            docs.mkdir(parents=True, exist_ok=True)
             shutil.copy(plot, docs)
     print(text)
 
 
-def read(out: Path) -> Results:
-    """What every finished arm has measured, by seed."""
+def read(out: Path, docs: Path | None = None) -> Results:
+    """What every finished arm has measured, by seed; with `docs` kept in there, a line an arm."""
+    kept = docs / KEPT if docs else None
+    lines = kept.read_text().splitlines() if kept and kept.exists() else []
+    lines += [path.read_text() for path in sorted(out.glob(f"*/*-*/{RESULT}"))]
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for path in sorted(out.glob(f"*/*-*/{RESULT}")):
-        result = json.loads(path.read_text())
+    for result in map(json.loads, lines):
         found.setdefault(result["arm"], {})[result["seed"]] = result
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        rows = [found[arm][seed] for arm in sorted(found) for seed in sorted(found[arm])]
+        with replacing(kept) as path:
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return found
 
 
