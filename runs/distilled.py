@@ -24,6 +24,7 @@ from tyro.conf import Positional
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade
+from imagen_video.diffusion.objective import Weighting
 from imagen_video.evaluation.evaluate import EvaluationSpec, evaluate, tools_of
 from imagen_video.evaluation.prompts import prompts_of
 from imagen_video.evaluation.records import Features, Record
@@ -75,6 +76,8 @@ class Options:
     echoes: int = 1
     """Steps that show the same batch, for devices that learn faster than stickers are drawn."""
     learning_rate: float = 3e-4
+    weighting: Weighting | None = None
+    """Of the loss, unbounded; None: as mini is trained."""
     minutes: float | None = None
     """Stop training a stage early."""
     count: int = 64
@@ -160,6 +163,7 @@ def train(guidance: str, stage: str, options: Options) -> bool:
         guidance_updates=options.guidance_updates,
         direct=options.direct,
         learning_rate=options.learning_rate,
+        weighting=options.weighting,
     )
     job = JobSpec(stage=stage, out=out, device=options.device, init_from=options.init_from)
     run = RunSpec(minutes=options.minutes, workers=options.workers)
