@@ -7,6 +7,7 @@ from typing import Any
 from imagen_video.data.stickers.scene import Attributes
 from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec, TrainSpec
 from imagen_video.spec_unet import UNetSpec
+from imagen_video.training.distill import DistillSpec
 from imagen_video.training.student import Lesson
 from imagen_video.video import VideoFormat
 from study.library import BASE, CROP, FINE, Diet
@@ -178,13 +179,13 @@ def students(base: StageSpec) -> list[Arm]:
     many updates; and for the stochastic sampler."""
 
     def student(name: str, of: str, updates: int, **lesson: Any) -> Arm:
-        train = replace(base.train, steps=updates, learning_rate=3e-4, text_dropout=0.0)
+        taught = Lesson(weights=LEARNED_WEIGHTS, **lesson)
         return Arm(
             study="distillation",
             name=name,
             measure="base",
-            lesson=Lesson(weights=LEARNED_WEIGHTS, **lesson),
-            train=replace(train, warmup=updates // 20, cooldown=updates),
+            lesson=taught,
+            train=DistillSpec(updates=updates, learning_rate=3e-4).train(base.train, taught),
             diet=STICKERS,
             of=of,
             kept=True,

@@ -23,6 +23,8 @@ def report(out: Path, docs: Path | None) -> None:
     """Write report.json, report.md and the plots into `out`; the plots into `docs` too, and what
     every arm has measured, which is read there when `out` is of another machine."""
     results = read(out, docs)
+    if docs:
+        keep(results, docs)
     made = [rows for rows in map(lambda t: compared(t, results), tables()) if rows["lines"]]
     biased = bias(results)
     with replacing(out / "report.json") as path:
@@ -38,19 +40,22 @@ def report(out: Path, docs: Path | None) -> None:
 
 
 def read(out: Path, docs: Path | None = None) -> Results:
-    """What every finished arm has measured, by seed; with `docs` kept in there, a line an arm."""
+    """What every finished arm has measured, by seed, here or kept in `docs`."""
     kept = docs / KEPT if docs else None
     lines = kept.read_text().splitlines() if kept and kept.exists() else []
     lines += [path.read_text() for path in sorted(out.glob(f"*/*-*/{RESULT}"))]
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for result in map(json.loads, lines):
         found.setdefault(result["arm"], {})[result["seed"]] = result
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        rows = [found[arm][seed] for arm in sorted(found) for seed in sorted(found[arm])]
-        with replacing(kept) as path:
-            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return found
+
+
+def keep(results: Results, docs: Path) -> None:
+    """Write what every arm has measured, a line each."""
+    docs.mkdir(parents=True, exist_ok=True)
+    rows = [results[arm][seed] for arm in sorted(results) for seed in sorted(results[arm])]
+    with replacing(docs / KEPT) as path:
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def missing(results: Results) -> list[str]:

@@ -118,7 +118,7 @@ def _bar(job: Job, place: int) -> tqdm:
 
 
 def _show(bar: tqdm, job: Job, device: str) -> None:
-    facts = read_log(job.out)[-4:]
+    facts = read_log(job.out, last=4)
     if facts:
         bar.n = facts[-1]["step"]
         known = {name: value for line in facts for name, value in line.items()}

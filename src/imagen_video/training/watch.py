@@ -103,10 +103,10 @@ def _memory(device: torch.device) -> int:
 LOG = "log.jsonl"
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; not those that were torn when it was killed."""
+def read_log(folder: Path, last: int = 0) -> list[dict[str, Any]]:
+    """The lines of a run's log, or so many at its end; not those that a kill has torn."""
     path, found = folder / LOG, []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text().splitlines()[-last:] if path.exists() else ():
         with suppress(json.JSONDecodeError):
             found.append(json.loads(line))
     return found
