@@ -214,7 +214,8 @@ def share_of(
     low, high = wilson(sum(right), len(right))
     if repeats > 1:
         again = mean_of(name, [float(r) for r in right], [], better=HIGHER, repeats=repeats)
-        low, high = min(low, again.low or low), max(high, again.high or high)
+        low = low if again.low is None else min(low, again.low)
+        high = high if again.high is None else max(high, again.high)
     return Measure(
         name=name,
         value=100 * sum(right) / len(right),
