@@ -7,15 +7,24 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from imagen_video.cli import main
 from imagen_video.cli.evaluate import Evaluate, run_evaluate
+from imagen_video.distributed import Ranks
+from imagen_video.evaluation.evaluate import EvaluationSpec, tools_of
+from imagen_video.evaluation.prompts import Prompt
+from imagen_video.evaluation.records import Tools
+from imagen_video.evaluation.run import Column, Counts, Evaluation
+from imagen_video.metrics.features import clip_extractor, frame_extractor
 from imagen_video.sampling import save_video
+from imagen_video.video import VideoFormat
 
 COMMAND = [sys.executable, "-m", "imagen_video", "evaluate"]
 SMALL = ["--until", "tsr1", "--count", "2", "--reference-clips", "4", "--threads", "1"]
@@ -93,6 +102,8 @@ def test_every_stage_is_measured_with_its_settings(whole):
     settings = report["settings"]
     assert settings["frames"]["weights"] == "579344248a93e230"
     assert "160x160" in settings["frames"]["resize"]
+    assert settings["computed"]["device"] == "cpu"
+    assert settings["computed"]["dtype"] in ("float32", "bfloat16")
     assert settings["seed"] == 0 and len(settings["asked"]) == 2
     assert any("--count" in note for note in report["notes"])
 
@@ -139,6 +150,41 @@ def test_references_are_kept_for_other_evaluations(inside, folder, whole, tmp_pa
     done = inside(folder, "--until", "ssr1", "--out", tmp_path / "ssr1", "--reference", kept)
     assert done.returncode == 2
     assert "holds no features of 8x16x24" in done.stderr
+
+
+def test_features_of_another_network_are_no_reference(inside, folder, whole, tmp_path):
+    kept = tmp_path / "kept.safetensors"
+    with safe_open(whole / "reference.safetensors", framework="pt") as file:
+        facts = file.metadata()["facts"].replace("579344248a93e230", "0" * 16)
+    save_file(load_file(whole / "reference.safetensors"), kept, metadata={"facts": facts})
+    done = inside(folder, *SMALL, "--out", tmp_path / "out", "--reference", kept)
+    assert done.returncode == 2
+    assert "was made by" in done.stderr and "use one extractor" in done.stderr
+
+
+def test_words_are_not_read_without_a_reader(monkeypatch, tmp_path):
+    """As where RapidOCR is not installed: said in the notes, and no column of numbers."""
+    monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
+    asked = Prompt("the word OAK", {"word": "OAK"})
+    with pytest.warns(UserWarning, match="sh install.sh words"):
+        tools = tools_of(EvaluationSpec(), [asked])
+    assert tools.words is None
+    facts = tools.record(torch.zeros(16, 3, 24, 40, dtype=torch.uint8), asked=asked.facts).facts
+    assert "word" not in facts["answers"]
+
+
+def test_clips_too_short_for_their_features_are_refused_first(tmp_path):
+    needy = replace(clip_extractor("proxy"), shortest=10)
+    with pytest.raises(ValueError, match=r"base has 8 frames to look at and .* needs 10 or more"):
+        Evaluation(
+            columns=[Column("base", VideoFormat(8, 24, 40, 3.0))],
+            prompts=[Prompt("a duck")],
+            counts=Counts(samples=2, reference=2, own=0),
+            tools=Tools(frames=frame_extractor("proxy"), clips=needy),
+            reference=tmp_path,
+            out=tmp_path,
+            ranks=Ranks(),
+        )
 
 
 def test_other_settings_need_another_folder(inside, folder, whole):

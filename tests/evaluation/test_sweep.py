@@ -16,6 +16,7 @@ from imagen_video.evaluation.sweep import (
     SweepSpec,
     as_table,
     draw,
+    front,
     guidance_of,
     in_order,
     samplers,
@@ -78,6 +79,11 @@ def test_the_best_fits_as_well_as_any_and_is_nearest(tmp_path):
     assert [r.sampler.guidance.weight for r in in_order(rows)] == [2, 4, 0]
     draw(in_order(rows), tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_on_the_front_is_worse_in_both():
+    points = [(20.0, 10.0), (50.0, 20.0), (52.0, 30.0), (40.0, 25.0), (52.0, 35.0), (50.0, 20.0)]
+    assert front(points) == [(20.0, 10.0), (50.0, 20.0), (52.0, 30.0)]
 
 
 def test_the_table_says_what_its_numbers_are():

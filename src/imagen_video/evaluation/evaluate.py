@@ -13,10 +13,10 @@ from imagen_video.data.stickers.evaluation import FIELDS
 from imagen_video.distributed import Ranks, started
 from imagen_video.evaluation.page import write_page
 from imagen_video.evaluation.prompts import STICKERS, Prompt, facts_by_text, prompts_of
-from imagen_video.evaluation.records import Tools
+from imagen_video.evaluation.records import Tools, settings_of
 from imagen_video.evaluation.reference import DataReference, Reference, StickerReference, rotation
 from imagen_video.evaluation.report import Report, report_of
-from imagen_video.evaluation.run import Column, Counts, Evaluation, settings_of
+from imagen_video.evaluation.run import Column, Counts, Evaluation, computed_by
 from imagen_video.index import INDEX, located
 from imagen_video.metrics.alignment import Aligner, ClipAligner, MatcherAligner
 from imagen_video.metrics.features import clip_extractor, digest, digest_of, frame_extractor
@@ -116,6 +116,7 @@ def _of_cascade(
         weights={stage.spec.name: digest_of(stage.unet) for stage in chosen},
         stages={stage.spec.name: asdict(stage.spec) for stage in chosen},
         pixels="as the stage made them",
+        computed=computed_by(cascade),
     )
     evaluation.settle(settings)
 

@@ -6,7 +6,7 @@ many processes share a folder.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from imagen_video.files import replacing
 from imagen_video.metrics.alignment import Aligner
-from imagen_video.metrics.features import Extractor
+from imagen_video.metrics.features import Extractor, digest_of
 from imagen_video.metrics.panel import Panel
-from imagen_video.metrics.upsampling import flicker, warping_error
+from imagen_video.metrics.upsampling import WARPED, flicker, warping_error
 from imagen_video.shapes import Float, UInt8
 from imagen_video.video import Frames
 
@@ -160,3 +160,14 @@ def evenly(video: Frames) -> UInt8[Tensor, "n c h w"]:
         raise ValueError(f"a video of {len(video)} frames cannot be evaluated: give 3 or more")
     count = min(SPACED, len(video))
     return video[torch.arange(count) * len(video) // count]
+
+
+def settings_of(tools: Tools, **more: Any) -> dict[str, Any]:
+    """What travels with every number: the networks and their hashes, resizes, and `more`."""
+    networks = {"frames": tools.frames.facts, "clips": tools.clips.facts}
+    if tools.aligner:
+        networks["prompts"] = tools.aligner.facts
+    judges = [digest_of(judge.network) for judge in tools.panel.judges] if tools.panel else []
+    facts = {name: asdict(found) for name, found in networks.items()}
+    looked = {"spaced frames": SPACED, "frames in a row": RUN, "warped at most": WARPED}
+    return facts | {"judges": judges} | looked | more

@@ -34,9 +34,8 @@ from imagen_video.evaluation.records import (
 from imagen_video.evaluation.reference import DataReference, Reference
 from imagen_video.files import replacing
 from imagen_video.lowres import low_from_truth
-from imagen_video.metrics.features import digest_of
 from imagen_video.metrics.measures import blend, psnr
-from imagen_video.metrics.upsampling import WARPED, fidelity
+from imagen_video.metrics.upsampling import fidelity
 from imagen_video.sampling import SampleSpec, save_video
 from imagen_video.shapes import UInt8
 from imagen_video.spec import StageSpec
@@ -83,6 +82,16 @@ class Evaluation:
     ranks: Ranks
     shared: Path | None = None
     """Where true clips are recorded, if not in `out`."""
+
+    def __post_init__(self):
+        """ValueError, before any work, where a clip is too short for its features."""
+        for column in self.columns:
+            seen, clips = min(SPACED, column.format.frames), self.tools.clips
+            if seen < clips.shortest:
+                raise ValueError(
+                    f"{column.name} has {seen} frames to look at and {clips.facts.name} needs "
+                    f"{clips.shortest} or more: give other --clip-features, or longer videos"
+                )
 
     @cached_property
     def first_truth(self) -> int:
@@ -282,12 +291,7 @@ def interpolated(low: Small, spec: StageSpec) -> Frames:
     return torch.cat(parts)
 
 
-def settings_of(tools: Tools, **more: Any) -> dict[str, Any]:
-    """What travels with every number: the networks and their hashes, resizes, and `more`."""
-    networks = {"frames": tools.frames.facts, "clips": tools.clips.facts}
-    if tools.aligner:
-        networks["prompts"] = tools.aligner.facts
-    judges = [digest_of(judge.network) for judge in tools.panel.judges] if tools.panel else []
-    facts = {name: asdict(found) for name, found in networks.items()}
-    looked = {"spaced frames": SPACED, "frames in a row": RUN, "warped at most": WARPED}
-    return facts | {"judges": judges} | looked | more
+def computed_by(cascade: Cascade) -> dict[str, str]:
+    """What samples were computed on and in."""
+    weight = next(cascade.stages[0].unet.parameters())
+    return {"device": weight.device.type, "dtype": str(weight.dtype).removeprefix("torch.")}

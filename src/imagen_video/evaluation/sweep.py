@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,9 @@ from imagen_video.distributed import Ranks, started
 from imagen_video.evaluation.evaluate import EvaluationSpec, reference_of, samples_of, tools_of
 from imagen_video.evaluation.page import EMBER, INK
 from imagen_video.evaluation.prompts import Prompt, prompts_of
+from imagen_video.evaluation.records import settings_of
 from imagen_video.evaluation.report import Report, Section, judges_line, report_of
-from imagen_video.evaluation.run import Column, Counts, Evaluation, made_small, settings_of
+from imagen_video.evaluation.run import Column, Counts, Evaluation, computed_by, made_small
 from imagen_video.evaluation.scores import Measure
 from imagen_video.files import replacing
 from imagen_video.metrics.features import digest_of
@@ -160,6 +161,7 @@ def _tried(
         weights=digest_of(cascade.stages[cascade.spec.index(name)].unet),
         sampler=asdict(stage.sampler),
         pixels="as the stage made them",
+        computed=computed_by(cascade),
         counts=asdict(counts),
         asked=[prompt.text for prompt in prompts],
         seed=asked.seed,
@@ -201,7 +203,8 @@ def in_order(rows: list[Row]) -> list[Row]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """FVD against alignment, a curve over the guidance for everything else; the best is marked."""
+    """FVD against alignment, a curve over the guidance for everything else; the best is
+    marked, and what nothing beats in both."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -217,7 +220,10 @@ def draw(rows: list[Row], path: Path) -> None:
         point = (across.value if across else 0.0, up.value, row.name.rpartition("guidance ")[2])
         curves.setdefault(row.curve, []).append(point)
         if row is rows[0]:
-            axes.plot(*point[:2], "*", color=EMBER, markersize=14, zorder=0)
+            axes.plot(*point[:2], "*", color=EMBER, markersize=14, zorder=1)
+    better = front([point[:2] for points in curves.values() for point in points])
+    line = {"color": "0.85", "linewidth": 7, "zorder": 0, "label": "none is better in both"}
+    axes.plot(*zip(*better, strict=True), **line)
     for name, points in curves.items():
         color = INK if len(curves) == 1 else None
         axes.plot([p[0] for p in points], [p[1] for p in points], "o-", label=name, color=color)
@@ -227,6 +233,16 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.legend(fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those (alignment, distance) of which no other is as good in both and better in one, by
+    alignment."""
+    found: list[tuple[float, float]] = []
+    for point in sorted(set(points), key=lambda point: (-point[0], point[1])):
+        if not found or point[1] < found[-1][1]:
+            found.append(point)
+    return found[::-1]
 
 
 def as_table(rows: list[Row]) -> str:
