@@ -10,6 +10,7 @@ from imagen_video.spec import StageSpec
 from imagen_video.stage import build_unet
 from imagen_video.unet.embed import TextIn
 from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.spatial import GroupNorm, make_norm
 from imagen_video.unet.temporal import PlaceAndTime
 from imagen_video.video import resize
 
@@ -217,6 +218,29 @@ def test_layer_norm_stages_see_a_crop_as_the_whole(spec):
     inner = slice(step * 9, step * 10)
     middle = slice(inner.start + first, inner.stop + first)
     assert torch.allclose(crop[..., inner, inner], whole[..., middle, middle], atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(12, 20), (32, 40)], ids=["slow in bfloat16", "fast"])
+def test_group_norm_in_bfloat16_is_that_of_float32_rounded(size):
+    generator = torch.Generator().manual_seed(0)
+    norm = make_norm("group", 96).to(torch.bfloat16)
+    assert isinstance(norm, GroupNorm)
+    with torch.no_grad():
+        norm.weight.normal_(generator=generator)
+        norm.bias.normal_(generator=generator)
+    x = 3 + 2 * torch.randn(4, 96, *size, generator=generator)
+    x = x.to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
+    told = torch.randn(x.shape, generator=generator).to(torch.bfloat16)
+    ours = norm(x)
+    assert ours.dtype == torch.bfloat16
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    exact = x.detach().float().requires_grad_()
+    parts = norm.num_groups, norm.weight.float(), norm.bias.float()
+    theirs = torch.nn.functional.group_norm(exact, *parts)
+    torch.testing.assert_close(ours.float(), theirs, rtol=2**-8, atol=1e-3)
+    (of_ours,) = torch.autograd.grad(ours, x, told)
+    (of_theirs,) = torch.autograd.grad(theirs, exact, told.float())
+    torch.testing.assert_close(of_ours.float(), of_theirs, rtol=2**-7, atol=1e-2)
 
 
 def test_a_long_video_never_runs_back_in_time():

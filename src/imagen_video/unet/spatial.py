@@ -16,12 +16,28 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's, in float32 where its bfloat16 kernel is slow: three to ten times, on CPUs, for
+    images of fewer pixels than `SLOW` in channels-last memory (docs/log.md)."""
+
+    SLOW = 1024
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        pixels = input.shape[-2] * input.shape[-1]
+        slow = input.device.type == "cpu" and input.dtype == torch.bfloat16 and pixels < self.SLOW
+        if not slow:
+            return super().forward(input)
+        weight, bias = self.weight.float(), self.bias.float()
+        normed = F.group_norm(input.float(), self.num_groups, weight, bias, self.eps)
+        return normed.to(input.dtype)
+
+
 def make_norm(kind: str, width: int) -> nn.Module:
     """Group norm with 8 to 32 groups, or `ChannelNorm`."""
     if kind == "layer":
         return ChannelNorm(width)
     groups = next(g for g in (32, 16, 8) if width % g == 0 and (width // g >= 8 or g == 8))
-    return nn.GroupNorm(groups, width)
+    return GroupNorm(groups, width)
 
 
 def swish(fresh: Tensor) -> Tensor:
