@@ -28,10 +28,11 @@ from imagen_video.info import matrix_rate
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.cache import EmbeddingTable
+from imagen_video.training.ahead import Data
 from imagen_video.training.engine import uncompiled
 from imagen_video.training.plan import Needs
 from imagen_video.training.run import RunSpec, trained_format
-from imagen_video.training.trainer import Data, Trainer
+from imagen_video.training.trainer import Trainer
 from imagen_video.training.watch import Watch
 
 TOKENS = 32

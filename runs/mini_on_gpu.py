@@ -26,11 +26,12 @@ from imagen_video.distributed import Ranks
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
+from imagen_video.training.ahead import Data
 from imagen_video.training.engine import initialise_from
 from imagen_video.training.job import fit_text
 from imagen_video.training.run import RunSpec
 from imagen_video.training.sheets import SheetDrawer, what_to_show
-from imagen_video.training.trainer import Data, Trainer
+from imagen_video.training.trainer import Trainer
 
 SEED, ECHOES = 0, 3
 COOLDOWN = 0.4

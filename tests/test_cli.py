@@ -139,6 +139,7 @@ def test_training_begins_with_the_weights_it_is_given_once(model, tmp_path):
     assert 0 < apart.max() < 0.02  # one step, and the rounding to bfloat16
     again = run(*words, "--init-from", base)
     assert again.returncode == 0 and "| 1/2 [" in again.stderr and "those of" not in again.stderr
+    assert f"{tmp_path} goes on; --init-from is of its first step" in again.stderr
 
 
 def test_a_folder_of_images_alone_trains_a_base(tmp_path):
@@ -223,6 +224,15 @@ def test_data_preview(tmp_path):
         (("upscale", "no.mp4"), "no.mp4"),
         (("train", "--stage", "x", "--out", "o", "--preset", "tiny"), "no stage 'x'"),
         (("train", "--stage", "x", "--out", "o", "--out", "p"), "--out is given twice"),
+        (("train", "--stage", "base", "--out", "o", "--shards", 0), "in 0 shards"),
+        (("train", "--stage", "base", "--out", "o", "--threads", 0), "threads must be 1 or more"),
+        (
+            ("train", "--stage", "all", "--slurm", "s", "--out", "o", "--accumulate", 0),
+            "accumulate",
+        ),
+        (("data", "embed", "--data", ".", "--device", "xyz"), "no device 'xyz' here"),
+        (("data", "pack", "--data", ".", "--tar-megabytes", 0), "a tar holds a byte or more"),
+        (("data", "carry", "--steps", 0), "steps must be 1 or more"),
         (("info", "huge"), "no preset 'huge'"),
     ],
 )

@@ -15,12 +15,13 @@ from imagen_video.distributed import Ranks
 from imagen_video.files import replacing
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import TextEncoder
+from imagen_video.training.ahead import Data
 from imagen_video.training.checkpoint import latest
 from imagen_video.training.engine import initialise_from
 from imagen_video.training.job import fit_text
 from imagen_video.training.run import Every, RunSpec, noting_interrupt
 from imagen_video.training.student import Student
-from imagen_video.training.trainer import Data, Trainer
+from imagen_video.training.trainer import Trainer
 from imagen_video.training.watch import Watch
 from imagen_video.weights import load_stage, working_dtype
 from study.arms import SPACING, Arm

@@ -93,12 +93,12 @@ def started(device: str = "cpu", *, shards: int = 1) -> Iterator[Ranks]:
     from torch.distributed.device_mesh import init_device_mesh
 
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks % shards:
+    if shards < 1 or ranks % shards:
         raise ValueError(f"{ranks} processes cannot hold a network in {shards} shards each")
     if ranks == 1:
         yield Ranks(device=device_of(device))
         return
-    kind = torch.device(device).type
+    kind = device_of(device).type
     place = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else kind
     if kind == "cuda":
         torch.cuda.set_device(place)

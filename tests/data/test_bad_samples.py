@@ -57,6 +57,21 @@ def test_of_a_large_set_the_share_is_that_of_what_was_tried(tmp_path, monkeypatc
             media.clip(i, FORMAT, WHOLE)
 
 
+def test_every_part_of_a_broken_film_is_a_bad_sample(folder, tmp_path):
+    (folder / "videos" / "0.mp4").write_bytes(b"no video")
+    film, good = ((str(folder / "videos" / f"{i}.mp4"),) for i in range(2))
+    rows = [{"media": film, "kind": "video", "text": "a", "start": i} for i in (2, 3, 4)]
+    rows = [row | {"end": row["start"] + 1} for row in rows]
+    rows += [{"media": good, "kind": "video", "text": "b"}] * 2
+    bad = BadSamples(tmp_path / "bad.jsonl", limit=0.5)
+    media = MediaSource("parts", Rows([rows]), seed=0, bad=bad)
+    with pytest.raises(TooManyBad, match="3 of the 5 samples of parts are broken"):
+        for i in range(9):
+            media.clip(i, FORMAT, WHOLE)
+    names = {json.loads(line)["path"] for line in bad.path.read_text().splitlines()}
+    assert names == {f"{film[0]} from {i}.0 s to {i + 1}.0 s" for i in (2, 3, 4)}
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

@@ -167,6 +167,27 @@ def test_broken_manifests_say_where(tmp_path, text, error):
         Rows([of_manifest(tmp_path / "a.jsonl")])
 
 
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"path,text\na.mp4,one, two\n", "line 2 .*more columns .*' two'.*quote"),
+        (b'path,text\na.mp4,"one\nb.mp4,two\n', "no CSV .*close every quote"),
+        (b'path,text\na.mp4,"' + 200_000 * b"x", "no CSV .*field larger"),
+        ("path,text\na.mp4,sp\u00e4t\n".encode("latin-1"), "is no UTF-8"),
+    ],
+    ids=["comma", "open quote", "long", "latin-1"],
+)
+def test_a_broken_csv_loses_no_row_in_silence(tmp_path, content, error):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=error):
+        Rows([of_manifest(tmp_path / "a.csv")])
+
+
+def test_a_mark_of_byte_order_is_no_text(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"path": "a.mp4", "text": "b"}', encoding="utf-8-sig")
+    assert [row.text for row in Rows([of_manifest(tmp_path / "a.jsonl")])] == ["b"]
+
+
 def test_sources_take_turns_by_weight(folder, bad):
     mixed = open_source([f"{folder}=3", "stickers=1"], seed=0, bad=bad)
     clips = [mixed.clip(i, FORMAT, WHOLE).caption for i in range(200)]

@@ -140,6 +140,8 @@ def test_packed_tars_hold_what_was_packed(folder, tmp_path, monkeypatch, bad):
     assert [s.get("mp4", s.get("png")) for s in theirs] == kept
     with pytest.raises(ValueError, match=r"tars holds tars, .*another --out"):
         pack(rows, tmp_path / "tars", bytes_a_tar=4000)
+    with pytest.raises(ValueError, match="a byte or more, got 0"):
+        pack(rows, tmp_path / "others", bytes_a_tar=0)
 
 
 def test_a_tar_made_anew_is_not_read_by_its_old_index(folder, tmp_path, monkeypatch):
@@ -158,6 +160,9 @@ def test_files_beside_tars_are_read_too(folder, tmp_path, monkeypatch):
     write_tar(folder / "a.tar", folder, ["0.png", "0.txt"])
     assert [row.text for row in rows_of(str(folder))][:2] == ["image 120"] * 2
     assert len(rows_of(str(folder))) == 9
+    write_tar(folder / "videos" / "b.TAR", folder, ["1.png", "1.txt"])
+    index_beside(folder / "a.tar").write_text('[{"of": "another program"}]')
+    assert len(rows_of(str(folder))) == 10
 
 
 def test_parts_of_one_video_are_held_out_together_packed_or_not(tmp_path, bad):

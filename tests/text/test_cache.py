@@ -1,6 +1,7 @@
 """Embeddings from disk equal those of the encoder, which is asked only for what is new."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,11 @@ import torch
 from tiny_t5 import SENTENCES, build_tiny_t5
 
 from imagen_video import presets
+from imagen_video.spec import TextSpec
 from imagen_video.text import cache as cache_module
 from imagen_video.text.cache import CachedEncoder, EmbeddingTable
 from imagen_video.text.encoder import T5Encoder
-from imagen_video.training.job import JobSpec, train_stage
+from imagen_video.training.job import JobSpec, encoder_of, train_stage
 from imagen_video.training.run import RunSpec
 
 
@@ -142,8 +144,12 @@ def test_a_table_is_written_in_parts_and_goes_on_after_a_stop(t5, tmp_path, monk
     EmbeddingTable.write(encoder, SENTENCES, tmp_path)
     assert len(os.listdir(tmp_path)) == 3 and encoder.asked == 4  # once for each, and the stop
     assert same(EmbeddingTable.load(tmp_path)(SENTENCES), t5(SENTENCES))
-    EmbeddingTable.write(t5, SENTENCES[:2], tmp_path)
-    assert len(os.listdir(tmp_path)) == 1
+    EmbeddingTable.write(encoder, [*SENTENCES[:2], "one more"], tmp_path)
+    assert len(os.listdir(tmp_path)) == 4 and encoder.asked == 5  # what was there is kept
+    assert same(EmbeddingTable.load(tmp_path)(SENTENCES), t5(SENTENCES))
+    encoder.name = "t5-another-64"
+    with pytest.raises(ValueError, match=r"holds embeddings of t5-.*, not of t5-another-64"):
+        EmbeddingTable.write(encoder, ["another"], tmp_path)
 
 
 def test_a_table_of_another_encoder_is_refused_before_training(t5, tmp_path):
@@ -152,3 +158,9 @@ def test_a_table_of_another_encoder_is_refused_before_training(t5, tmp_path):
     job = JobSpec(stage="base", out=tmp_path / "out")
     with pytest.raises(ValueError, match="has 16 features a token"):
         train_stage(presets.tiny(), job, RunSpec(captions=table))
+    text = TextSpec(encoder="t5", name="some", dim=16, length=32)
+    with pytest.raises(ValueError, match=r"of t5 of up to 64 tokens a caption, .* read some of 32"):
+        encoder_of(text, RunSpec(captions=table), torch.device("cpu"))
+    with pytest.raises(ValueError, match="the networks read minilm of 64"):
+        encoder_of(TextSpec(dim=16, length=64), RunSpec(captions=table), torch.device("cpu"))
+    assert encoder_of(replace(text, length=64), RunSpec(captions=table), torch.device("cpu"))

@@ -11,8 +11,9 @@ from test_trainer import Still  # pyright: ignore
 from imagen_video import presets
 from imagen_video.data.mix import Mix
 from imagen_video.stage import Stage
+from imagen_video.training.ahead import Data
 from imagen_video.training.run import RunSpec
-from imagen_video.training.trainer import Data, Trainer
+from imagen_video.training.trainer import Trainer
 
 
 @pytest.mark.parametrize("name", ["adafactor", "adamw8bit"])

@@ -73,6 +73,9 @@ def test_the_cheapest_way_that_fits_is_chosen():
     assert way(plan(needs, tight)) == (2, False, 1, 2, True)
     tight = room_for(needs, rows=1, shards=2, recompute=True, accumulate=2)
     assert way(plan(needs, tight)) == (2, True, 1, 2, True)
+    for wrong in (float("nan"), float("inf"), 0.0):
+        with pytest.raises(ValueError, match="gpu_memory must be above 0"):
+            Hardware(gpu_memory=wrong)
     nothing = Hardware(gpus=2, gpu_memory=1e-6)
     assert way(plan(needs, nothing)) == (2, True, 1, 2, False)
     assert "needs" in as_tables([plan(needs, nothing)], nothing, "tiny").splitlines()[-1]

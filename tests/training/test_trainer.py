@@ -1,6 +1,7 @@
 """Training: a stage learns what it sees, and a folder holds what is needed to go on."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,15 @@ from imagen_video.data.mix import Mix
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.objective import Draws, Objective, fixed_time
 from imagen_video.stage import Stage
+from imagen_video.text.encoder import MiniLMEncoder
+from imagen_video.training.ahead import Data
+from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.ema import EMA
 from imagen_video.training.engine import initialise_from
+from imagen_video.training.export import export_stage
+from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec, rate_at, with_steps
-from imagen_video.training.trainer import Data, Trainer
+from imagen_video.training.trainer import Trainer
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import VideoFormat, resize, to_float
 from imagen_video.weights import working_dtype
@@ -125,7 +131,9 @@ def test_another_seed_or_network_does_not_resume(tiny, tmp_path):
         tiny_trainer(tmp_path, tiny, seed=1)
     spec = presets.tiny().stages[1]
     mix = Mix(Still(), spec, seed=0, steps=3)
-    with pytest.raises(ValueError, match="trained with another name, input"):
+    with pytest.raises(
+        ValueError, match=r"another stage \(name base, not tsr1; input None, not .*; and \d+ more\)"
+    ):
         Trainer(Stage(spec), Data(mix, tiny.encoder), tmp_path, RunSpec(workers=0))
 
 
@@ -133,9 +141,14 @@ def test_another_spec_of_the_same_network_does_not_resume(tiny, tmp_path):
     """TSR-2 and TSR-3 have equal networks: going on as the wrong one would spoil both."""
     tiny_trainer(tmp_path, tiny).run()
     spec = with_steps(presets.tiny().stages[0], 12)
-    for other in (replace(spec, name="other"), replace(spec, logsnr_shift=-1.0)):
+    longer = replace(spec, train=replace(spec.train, steps=14))
+    for other, told in (
+        (replace(spec, name="other"), "name base, not other"),
+        (replace(spec, logsnr_shift=-1.0), "logsnr_shift -3.0, not -1.0"),
+        (longer, "train.steps 12, not 14"),
+    ):
         mix = Mix(Still(), other, seed=0, steps=3)
-        with pytest.raises(ValueError, match=r"trained with another (name|logsnr_shift)"):
+        with pytest.raises(ValueError, match=rf"trained as another stage \({told}\)"):
             Trainer(Stage(other), Data(mix, tiny.encoder), tmp_path, RunSpec(workers=0))
 
 
@@ -144,8 +157,54 @@ def test_other_data_does_not_go_on(tiny, tmp_path):
     tiny_trainer(tmp_path, tiny).run()
     trainer = tiny_trainer(tmp_path, tiny)
     spec, stickers = trainer.stage.spec, Mix(StickerSource(0), trainer.stage.spec, seed=0, steps=3)
-    with pytest.raises(ValueError, match="was trained on other data"):
+    told = r"up to step 12 on nothing more, not on stickers.* \(\d+ clips and \d+ stills of it"
+    with pytest.raises(ValueError, match=told):
         Trainer(Stage(spec), Data(stickers, tiny.encoder), tmp_path, RunSpec(workers=0))
+
+
+def test_other_text_does_not_go_on(tiny, tmp_path):
+    trainer = tiny_trainer(tmp_path, tiny)
+    trainer.run()
+    encoder = MiniLMEncoder(tiny.encoder.length + 1)
+    with pytest.raises(ValueError, match="embeddings of minilm of 32 tokens, not of minilm of 33"):
+        Trainer(trainer.stage, Data(trainer.data.mix, encoder), tmp_path, RunSpec(workers=0))
+
+
+class Ending(Still):
+    """A source that cannot be read after a while."""
+
+    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        if index > 12:
+            raise ValueError("nothing more")
+        return super().clip(index, format, crop)
+
+
+def test_what_was_learned_is_saved_when_data_ends_the_run(tiny, tmp_path):
+    trainer = tiny_trainer(tmp_path, tiny)
+    trainer.data.mix.source = Ending()
+    with pytest.raises(ValueError, match="nothing more"):
+        trainer.run()
+    found = latest(tmp_path)
+    assert found is not None and facts_of(found)["step"] == trainer.step > 2
+
+
+@pytest.mark.parametrize("spoil", ["cut", "gone", "facts"])
+def test_a_damaged_checkpoint_is_told_with_what_to_do(tiny, tmp_path, spoil):
+    tiny_trainer(tmp_path, tiny).run()
+    newest = latest(tmp_path)
+    assert newest is not None
+    (shard,) = newest.glob("*.safetensors")
+    if spoil == "facts":
+        (newest / "facts.json").write_text("")
+    elif spoil == "gone":
+        shard.unlink()
+    else:
+        os.truncate(shard, 100_000)
+    told = rf"{newest.name} is damaged \(.*\): remove that folder, and the run goes on"
+    with pytest.raises(ValueError, match=told):
+        tiny_trainer(tmp_path, tiny)
+    with pytest.raises(ValueError, match=told):
+        export_stage(tmp_path, tmp_path / "exported")
 
 
 def test_a_gradient_that_is_never_finite_ends_the_run(tiny, tmp_path):
@@ -258,6 +317,24 @@ def trained(folder: Path, tiny, **options) -> dict[str, torch.Tensor]:
 def test_ways_to_save_memory_change_no_weight(tiny, tmp_path, options):
     plain, thrifty = trained(tmp_path / "a", tiny), trained(tmp_path / "b", tiny, **options)
     assert all(torch.allclose(plain[name], thrifty[name], atol=1e-5) for name in plain)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"minutes": float("nan")}, "minutes must be 0 or more, got nan"),
+        ({"minutes": -1.0}, "minutes must be 0 or more"),
+        ({"save_minutes": float("nan")}, "save_minutes must be above 0, got nan"),
+        ({"accumulate": 0}, "accumulate must be above 0"),
+        ({"workers": -1}, "workers must be 0 or more"),
+        ({"seed": 2**63}, "seed must lie in"),
+        ({"max_bad": float("nan")}, "max_bad is a share of 0 to 1, got nan"),
+        ({"max_bad": 5.0}, "max_bad is a share"),
+    ],
+)
+def test_senseless_options_are_refused(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        RunSpec(**wrong) if "max_bad" not in wrong else JobSpec(stage="a", out=Path(), **wrong)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tiny, tmp_path):

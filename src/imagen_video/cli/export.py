@@ -34,6 +34,8 @@ def run_export(options: Export) -> None:
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
     if (options.run / "checkpoints").is_dir():
+        if options.push:
+            raise ValueError(f"--push uploads a cascade, and {options.run} is of one stage")
         step = export_stage(
             options.run, options.out, which=options.which, weights=options.weights, dtype=dtype
         )

@@ -82,7 +82,9 @@ def run_train(options: Train) -> None:
         raise ValueError("--slurm writes a script for --stage all")
     if len(options.device) != 1:
         raise ValueError(f"one stage trains on one kind of device, got {' '.join(options.device)}")
-    if options.threads:
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"threads must be 1 or more, got {options.threads}")
         torch.set_num_threads(options.threads)
     job = as_spec(JobSpec, options, device=options.device[0])
     train_stage(cascade, job, as_spec(RunSpec, options))

@@ -89,7 +89,7 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
         for row, found in zip(rows, tries, strict=True):
             report.add(found)
             if found.error is not None:
-                bad.add(name, str(row.media), found.error, of=len(rows))
+                bad.add(name, row.name, found.error, of=len(rows))
         if report.shown:
             scale = max(1, HEIGHT // report.shown[0].shape[-2])
             sheet = contact_sheet(report.shown, columns=COLUMNS, scale=scale)

@@ -65,7 +65,7 @@ class BadSamples:
         self._start = self.path.stat().st_size if self.path.exists() else 0
 
     def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
-        """Count a sample, one of so many of its source (`of`), once."""
+        """Count a sample, `Row.name` of one of so many of its source (`of`), once."""
         line: dict[str, str | bool] = {"source": source, "path": name, "reason": str(error)}
         line["broken"] = not isinstance(error, Unfit)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ class MediaSource:
             try:
                 return example_of(row, format, crop, self._place(index, attempt))
             except ValueError as error:
-                self.bad.add(self.name, str(row.media), error, of=of)
+                self.bad.add(self.name, row.name, error, of=of)
         raise TooManyBad(
             f"{ATTEMPTS} samples of {self.name} in a row cannot be used for {format}: "
             f"see {self.bad.path}"

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +27,18 @@ class Row:
     kind: Literal["video", "image"]
     text: str | None
     start: float = 0.0
-    end: float = float("inf")
+    end: float = inf
     fps: float | None = None
     width: float | None = None
     height: float | None = None
     file: str | None = None
     broken: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its file, and the part of it."""
+        part = "" if (self.start, self.end) == (0, inf) else f" from {self.start} s to {self.end} s"
+        return f"{self.media}{part}"
 
     @property
     def caption(self) -> str:
@@ -88,14 +95,14 @@ def of_manifest(path: Path) -> Iterator[dict[str, Any]]:
 
     Paths are relative to the table. ValueError names the first line that cannot be read.
     """
-    for number, row in enumerate(_table(path), start=1):
+    for number, row in enumerate(_readable(path), start=1):
         named = isinstance(row, dict) and row.get("path") and "text" in row
         if not named or isinstance(row["text"], bytes):
             raise ValueError(f"row {number} of {str(path)!r} needs path and text, got {row!r:.200}")
         given = {name: row[name] for name in NUMBERS if row.get(name) not in (None, "")}
         try:
             numbers = {name: float(value) for name, value in given.items()}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"row {number} of {str(path)!r}: {', '.join(NUMBERS)} are numbers, got {given}"
             ) from error
@@ -105,14 +112,21 @@ def of_manifest(path: Path) -> Iterator[dict[str, Any]]:
         yield {"media": (media,), "kind": kind, "text": row["text"], **numbers}
 
 
+def _readable(path: Path) -> Iterator[Any]:
+    """The rows of a table; ValueError, which names it, where it is not what its name says."""
+    try:
+        yield from _table(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no UTF-8 ({error}): save it as that") from error
+
+
 def _table(path: Path) -> Iterator[Any]:
     if path.suffix == ".parquet":
         yield from _parquet(path)
     elif path.suffix == ".csv":
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            yield from csv.DictReader(file)
+        yield from _csv(path)
     else:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -124,9 +138,28 @@ def _table(path: Path) -> Iterator[Any]:
                     ) from error
 
 
+def _csv(path: Path) -> Iterator[Any]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file, strict=True)
+        try:
+            for row in table:
+                if None in row:
+                    more = ",".join(row[None])
+                    raise ValueError(
+                        f"line {table.line_num} of {str(path)!r} has more columns than its first "
+                        f'line ({more!r:.100}): quote what has commas, "like, this"'
+                    )
+                yield row
+        except csv.Error as error:
+            raise ValueError(
+                f"line {table.line_num} of {str(path)!r} is no CSV ({error}): close every quote "
+                'that is opened, and write one in a text twice ("")'
+            ) from error
+
+
 def _parquet(path: Path) -> Iterator[Any]:
     try:
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise ValueError(
@@ -135,5 +168,6 @@ def _parquet(path: Path) -> Iterator[Any]:
     try:
         for batch in ParquetFile(path).iter_batches(1024):
             yield from batch.to_pylist()
-    except ArrowInvalid as error:
-        raise ValueError(f"cannot read {str(path)!r} as Parquet: {error}") from error
+    except (ArrowException, OSError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"cannot read {str(path)!r} as Parquet: {said}") from error

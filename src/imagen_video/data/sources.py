@@ -63,10 +63,11 @@ def rows_of(name: str) -> Rows:
 def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:
     """The rows of a name, those of every tar apart."""
     path = Path(name)
-    if ".tar" in Path(name).suffixes or "://" in name:
+    if ".tar" in map(str.lower, path.suffixes) or "://" in name:
         return map(of_tar, expanded(name))
     if path.is_dir():
-        return [*map(of_tar, map(str, sorted(path.glob("*.tar")))), of_folder(path)]
+        tars = sorted(found for found in path.rglob("*") if found.suffix.lower() == ".tar")
+        return [*map(of_tar, map(str, tars)), of_folder(path)]
     if not path.is_file():
         raise ValueError(
             f"there is no source {name!r}: give stickers, a folder, a manifest or tars"

@@ -65,8 +65,10 @@ def _index(url: str) -> list[dict[str, Any]]:
     try:
         beside = fetched(f"{url}.index.json")
         if not older(beside, Path(url)):  # than a tar that was made anew
-            return json.loads(beside.read_text())
-    except (ValueError, OSError):
+            found = json.loads(beside.read_text())
+            if all("media" in row for row in found):  # not the index of another program
+                return found
+    except (ValueError, TypeError, OSError):
         pass
     tar = fetched(url)
     if not tar.is_file():
@@ -179,6 +181,8 @@ def pack(rows: Rows, out: Path, *, bytes_a_tar: int) -> list[tuple[Row, str]]:
     Files are copied as they are, once for every part that is used, with their captions and those
     parts. ValueError where `out` holds tars.
     """
+    if bytes_a_tar < 1:
+        raise ValueError(f"a tar holds a byte or more, got {bytes_a_tar}")
     out.mkdir(parents=True, exist_ok=True)
     if any(out.glob("*.tar")):
         raise ValueError(f"{out} holds tars, which would be read with the new: give another --out")

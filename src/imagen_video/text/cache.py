@@ -108,22 +108,26 @@ class EmbeddingTable:
 
     @staticmethod
     def write(encoder: TextEncoder, captions: Iterable[str], folder: Path) -> None:
-        """Encode every different caption once, part by part, into a folder of its own.
-
-        Stopped and called again, it goes on; parts of another list or encoder are removed.
+        """Encode every different caption that the folder does not hold, part by part: stopped and
+        called again, it goes on. ValueError where it holds embeddings of another encoder.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        different, parts = sorted(set(captions)), set()
+        known: set[str] = set()
+        if any(folder.glob("*.safetensors")):
+            table = EmbeddingTable.load(folder)
+            if table.name != encoder.name:
+                raise ValueError(
+                    f"{folder} holds embeddings of {table.name}, not of {encoder.name}: give "
+                    "another folder"
+                )
+            known = set(table._rows)
+        different = sorted(set(captions) - known)
         for start in tqdm(range(0, len(different), PART), unit="part", disable=None):
             part = different[start : start + PART]
             about = {"name": encoder.name, "length": encoder.length, "captions": part}
             text = json.dumps(about).encode()
             path = folder / f"{hashlib.sha256(text).hexdigest()[:16]}.safetensors"
-            parts.add(path)
-            if not path.exists():
-                _write_part(path, encoder(part).to("cpu").rows(), text)
-        for other in set(folder.glob("*.safetensors")) - parts:
-            other.unlink()
+            _write_part(path, encoder(part).to("cpu").rows(), text)
 
     @classmethod
     def load(cls, folder: Path) -> "EmbeddingTable":

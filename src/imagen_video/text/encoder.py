@@ -72,6 +72,11 @@ class TextEncoder(Protocol):
     def __call__(self, prompts: Sequence[str]) -> TextEmbedding: ...
 
 
+def kind_and_length(encoder: TextEncoder) -> list[str | int]:
+    """What is the same of an encoder in every precision and of a table of its embeddings."""
+    return [encoder.name.partition("-")[0], encoder.length]
+
+
 def checked(prompts: Sequence[str]) -> Sequence[str]:
     """The prompts themselves, unless there are none or a bare string would be read by letters."""
     if isinstance(prompts, str) or not prompts:

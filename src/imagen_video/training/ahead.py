@@ -10,12 +10,21 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from imagen_video.data.mix import Batch
+from imagen_video.data.mix import Batch, Mix
 from imagen_video.shapes import UInt8
 from imagen_video.text.encoder import TextEncoder
 from imagen_video.unet.inputs import Conditioning
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a stage is trained on and validated on, and what embeds the captions."""
+
+    mix: Mix
+    encoder: TextEncoder
+    validation: Mix | None = None
 
 
 @dataclass(frozen=True)

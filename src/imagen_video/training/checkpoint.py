@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
@@ -47,7 +48,18 @@ def best(folder: Path) -> Path | None:
 
 def facts_of(checkpoint: Path) -> dict:
     """What is known of a checkpoint besides its tensors: step, seed, spec, validation loss."""
-    return json.loads((checkpoint / FACTS).read_text())
+    try:
+        return json.loads((checkpoint / FACTS).read_text())
+    except ValueError as error:
+        raise damaged(checkpoint, error) from error
+
+
+def damaged(checkpoint: Path, error: Exception | str) -> ValueError:
+    """What to say of a checkpoint that cannot be read."""
+    return ValueError(
+        f"{checkpoint} is damaged ({str(error).strip().splitlines()[-1]}): remove that folder, and "
+        "the run goes on from the checkpoint before it"
+    )
 
 
 def _all(folder: Path) -> list[Path]:
@@ -182,13 +194,14 @@ def load(checkpoint: Path, unet: nn.Module, ema: EMA, optimizer: torch.optim.Opt
     """
     prime(optimizer)
     tensors = tensors_of(unet, ema, optimizer)
-    reader = HuggingFaceStorageReader(str(checkpoint))
-    saved = {name: m.size for name, m in reader.read_metadata().state_dict_metadata.items()}  # pyright: ignore
-    if saved != {name: value.shape for name, value in tensors.items()}:
+    saved, wanted = _shapes(checkpoint), {name: value.shape for name, value in tensors.items()}
+    if saved.items() < wanted.items():
+        raise damaged(checkpoint, f"{len(wanted) - len(saved)} of {len(wanted)} tensors are gone")
+    if saved != wanted:
         raise ValueError(
             f"{checkpoint} is of another network or optimizer: use another --out folder"
         )
-    load_tensors(tensors, storage_reader=reader)
+    _fill(tensors, checkpoint)
     for name, parameter in trained(unet).items():
         for moment, value in _moments(optimizer, parameter):
             if _quantised(value):
@@ -199,8 +212,29 @@ def tensors_in(checkpoint: Path, shapes: dict[str, torch.Size]) -> dict[str, Ten
     """Some tensors of a checkpoint, whole, in float32, whatever processes wrote it."""
     tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
     _hush()
-    load_tensors(tensors, storage_reader=HuggingFaceStorageReader(str(checkpoint)), no_dist=True)
+    gone = set(tensors) - set(_shapes(checkpoint))
+    if gone:
+        raise damaged(checkpoint, f"{len(gone)} of {len(tensors)} tensors are gone")
+    _fill(tensors, checkpoint, no_dist=True)
     return tensors
+
+
+def _shapes(checkpoint: Path) -> dict[str, torch.Size]:
+    """What lies in a checkpoint's files; ValueError where one cannot be read."""
+    try:
+        found = HuggingFaceStorageReader(str(checkpoint)).read_metadata().state_dict_metadata
+    except (SafetensorError, ValueError, OSError) as error:
+        raise damaged(checkpoint, error) from error
+    return {name: about.size for name, about in found.items()}  # pyright: ignore
+
+
+def _fill(tensors: dict[str, Tensor], checkpoint: Path, *, no_dist: bool = False) -> None:
+    try:
+        reader = HuggingFaceStorageReader(str(checkpoint))
+        load_tensors(tensors, storage_reader=reader, no_dist=no_dist)
+    except CheckpointException as error:  # no Exception
+        first = next(str(found) for found, _ in error.failures.values())
+        raise damaged(checkpoint, first) from error
 
 
 def _hush() -> None:

@@ -17,19 +17,20 @@ from imagen_video.data.sources import open_source, rows_of
 from imagen_video.data.stickers import prerender
 from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.data.stickers.source import StickerSource
-from imagen_video.distributed import Ranks, started
+from imagen_video.distributed import Ranks, device_of, started
 from imagen_video.files import alone_in
 from imagen_video.spec import CascadeSpec, StageSpec, TextSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.cache import EmbeddingTable, load_keeping
-from imagen_video.text.encoder import TextEncoder, load_encoder
+from imagen_video.text.encoder import TextEncoder, kind_and_length, load_encoder
+from imagen_video.training.ahead import Data
 from imagen_video.training.checkpoint import latest
 from imagen_video.training.engine import initialise_from
 from imagen_video.training.lora import Lora
 from imagen_video.training.run import RunSpec, with_steps
 from imagen_video.training.sheets import SheetDrawer, what_to_show
 from imagen_video.training.student import Lesson, Student
-from imagen_video.training.trainer import Data, Trainer
+from imagen_video.training.trainer import Trainer
 from imagen_video.weights import load_stage, working_dtype
 
 # So many steps, or captions, show what captions are like.
@@ -61,6 +62,10 @@ class JobSpec:
     previous: Path | None = None
     device: str = "cpu"
     shards: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.max_bad <= 1:
+            raise ValueError(f"max_bad is a share of 0 to 1, got {self.max_bad}")
 
     @cached_property
     def adapters(self) -> Lora | None:
@@ -128,6 +133,12 @@ def encoder_of(text: TextSpec, run: RunSpec, device: torch.device) -> TextEncode
             f"{run.captions} has {table.dim} features a token ({table.name}), the networks "
             f"expect {text.dim}: give embeddings of their own encoder"
         )
+    kind, length = kind_and_length(table)
+    if length != text.length or (kind == "minilm") != (text.encoder == "minilm"):
+        raise ValueError(
+            f"{run.captions} has embeddings of {kind} of up to {length} tokens a caption, the "
+            f"networks read {text.name or text.encoder} of {text.length}: give those"
+        )
     return table
 
 
@@ -154,6 +165,8 @@ def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bo
         return job.adapters.load_base(spec)
     stage = Stage(spec)
     if not fresh:
+        if job.init_from is not None and job.lesson is None:
+            print(f"{job.out} goes on; --init-from is of its first step", file=sys.stderr)
         return stage
     copied: Sequence[str] = ()
     if job.init_from is not None:
@@ -185,6 +198,8 @@ def carry_along(cascade: CascadeSpec, name: str, out: Path, *, steps: int, seed:
     For machines without drawing tools and text encoder. Returns the folder of captions.
     """
     spec = cascade.stage(name)
+    if steps < 1:
+        raise ValueError(f"steps must be 1 or more, got {steps}")
     prerender(out)
     texts = {row["prompt"] for row in eval_prompts()}
     held_out = StickerSource(seed, part="test")
@@ -206,6 +221,7 @@ def embed_captions(
     texts = {""}
     for name in names:
         texts.update(row.caption for row in rows_of(name))
-    encoder = load_encoder(cascade.text, dtype=torch.bfloat16, device=device)
+    place = str(device_of(device))
+    encoder = load_encoder(cascade.text, dtype=torch.bfloat16, device=place)
     EmbeddingTable.write(encoder, texts, out / CAPTIONS)
     return len(texts)

@@ -1,5 +1,6 @@
 """What training a cascade takes on so many GPUs of so much memory, before any of it starts."""
 
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ class Hardware:
 
     def __post_init__(self):
         for name in ("gpus", "gpu_memory", "tflops"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 < self.utilisation <= 1:
             raise ValueError(f"utilisation must lie in (0, 1], got {self.utilisation}")

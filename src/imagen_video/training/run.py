@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -42,15 +42,31 @@ class RunSpec:
     tensorboard: bool = False
 
     def __post_init__(self):
-        for name in ("save_minutes", "sheet_minutes", "log_every", "accumulate", "keep"):
-            if getattr(self, name) <= 0:
+        above = ["save_minutes", "sheet_minutes", "log_every", "accumulate", "keep"]
+        for name in above:
+            if not getattr(self, name) > 0:  # nor is NaN
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.minutes is not None and not self.minutes >= 0:
+            raise ValueError(f"minutes must be 0 or more, got {self.minutes}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, got {self.workers}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in 0..2^63 - 1, got {self.seed}")
 
     def half(self, device: torch.device) -> bool:
         """Whether networks run in bfloat16; "auto": where the device is made for it."""
         if self.precision == "auto":
             return working_dtype(device) is torch.bfloat16
         return self.precision == "bf16"
+
+    def check_shares(self, total: int, ranks: int) -> None:
+        """ValueError where processes cannot share a batch of so many rows equally."""
+        if total % (ranks * self.accumulate):
+            fits = [n for n in range(1, total + 1) if total % n == 0]
+            raise ValueError(
+                f"a batch of {total} (clips and image_packs) cannot be shared equally by {ranks} "
+                f"processes in {self.accumulate} parts each: their product must be one of {fits}"
+            )
 
 
 class Every:
@@ -66,18 +82,11 @@ class Every:
         return due
 
 
-def check_shares(total: int, ranks: int, accumulate: int) -> None:
-    if total % (ranks * accumulate):
-        fits = [n for n in range(1, total + 1) if total % n == 0]
-        raise ValueError(
-            f"a batch of {total} (clips and image_packs) cannot be shared equally by {ranks} "
-            f"processes in {accumulate} parts each: their product must be one of {fits}"
-        )
-
-
 def ranks_for(total: int, most: int, *, shards: int = 1, accumulate: int = 1) -> int:
     """The most processes, on one machine of NODE or on whole ones, that share a batch equally;
     ValueError where no number does."""
+    if shards < 1 or accumulate < 1:
+        raise ValueError(f"shards and accumulate must be above 0, got {shards} and {accumulate}")
     whole = (n for n in range(shards, most + 1, shards) if n <= NODE or n % NODE == 0)
     fitting = [n for n in whole if total % (n * accumulate) == 0]
     if not fitting:
@@ -111,6 +120,17 @@ def noting_interrupt() -> Iterator[Callable[[], bool]]:
         if not isinstance(sys.exception(), Lost):
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def keeping(save: Callable[[], None]) -> Iterator[None]:
+    """Save what is learned before a ValueError, such as data that cannot be read, ends a run."""
+    try:
+        yield
+    except ValueError:
+        with suppress(ValueError):  # the first one tells
+            save()
+        raise
 
 
 def rate_at(step: int, train: TrainSpec) -> float:

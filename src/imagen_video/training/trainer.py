@@ -3,8 +3,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing, nullcontext
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,37 +12,28 @@ import torch
 from tqdm import tqdm
 
 from imagen_video.data.library import count_bad
-from imagen_video.data.mix import Batch, Mix, batches
+from imagen_video.data.mix import Batch, batches
 from imagen_video.diffusion.objective import Draws, Loss, Objective, fixed_time
 from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost
 from imagen_video.info import matrix_rate
 from imagen_video.spec import TrainSpec
 from imagen_video.spec_json import to_json
 from imagen_video.stage import Stage
-from imagen_video.text.encoder import TextEncoder
+from imagen_video.text.encoder import kind_and_length
 from imagen_video.training import checkpoint, engine
-from imagen_video.training.ahead import Ready, ahead, make_ready
+from imagen_video.training.ahead import Data, Ready, ahead, make_ready
 from imagen_video.training.dry import training_flops
 from imagen_video.training.ema import EMA
 from imagen_video.training.guard import ROLLBACKS, Guard, Verdict
 from imagen_video.training.lora import ADAPTER, Lora
 from imagen_video.training.resume import refuse_other
-from imagen_video.training.run import Every, RunSpec, check_shares, noting_interrupt, rate_at
+from imagen_video.training.run import Every, RunSpec, keeping, noting_interrupt, rate_at
 from imagen_video.training.watch import Log, Watch
 from imagen_video.video import to_float
 from imagen_video.weights import save_stage, working_dtype
 
 # Times at which the validation loss is measured: from little noise to nothing but noise.
 VALIDATION_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a stage is trained on and validated on, and what embeds the captions."""
-
-    mix: Mix
-    encoder: TextEncoder
-    validation: Mix | None = None
 
 
 class Trainer:
@@ -69,7 +60,7 @@ class Trainer:
         if lora is not None:
             lora.adapt(stage.unet)
         self.train: TrainSpec = stage.spec.train
-        check_shares(data.mix.total, self.ranks.ranks, run.accumulate)
+        run.check_shares(data.mix.total, self.ranks.ranks)
         bf16 = run.half(self.ranks.device)
         engine.prepare(
             stage.unet, self.ranks, bf16=bf16, recompute=run.recompute, compiled=run.compiled
@@ -113,6 +104,8 @@ class Trainer:
         with (
             noting_interrupt() as interrupted,
             telling_lost(),
+            keeping(self._save_last) if self.ranks.ranks == 1 else nullcontext(),
+            closing(progress),
             closing(loader),
             closing(coming),
         ):
@@ -135,11 +128,7 @@ class Trainer:
                     self._draw(draw_sheet)
                 if stops:
                     break
-            progress.close()
-            ended = self.step >= self.train.steps
-            if self._saved != self.step and (ended or not self.guard.in_a_row):
-                self.save()
-            self.saver.finish()
+            self._save_last()
             hurry, draws = self.ranks.agreed(interrupted(), draw_sheet is not None)
             if draws and not hurry:
                 self._draw(draw_sheet)
@@ -252,6 +241,7 @@ class Trainer:
             "seed": self.run_spec.seed,
             "spec": to_json(self.stage.spec),
             "lora": self.lora and self.lora.facts(),
+            "text": kind_and_length(self.data.encoder),
             "data": {name: asdict(where) for name, where in position.items()},
         }
 
@@ -274,6 +264,12 @@ class Trainer:
     def averaged(self) -> Stage | None:
         """A stage on the CPU with the averaged weights; None but on the first process."""
         return engine.averaged(self.stage, self.ema, self.ranks, self.lora)
+
+    def _save_last(self) -> None:
+        ended = self.step >= self.train.steps
+        if self._saved != self.step and (ended or not self.guard.in_a_row):
+            self.save()
+        self.saver.finish()
 
     def save(self) -> None:
         """Begin a checkpoint, and write the averaged weights as a stage folder; not of weights
