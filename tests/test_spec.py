@@ -36,7 +36,7 @@ UNET = SSR.unet
         (lambda: replace(UNET, head_dim=0), "head_dim must be >= 1"),
         (lambda: replace(UNET, blocks=(1, 0)), "every level needs a block"),
         (lambda: GuidanceSpec(interval=(2.0, -2.0)), "from less to more log-SNR"),
-        (lambda: GuidanceSpec(weight=-1.0), r"at least 0 \(off\)"),
+        (lambda: GuidanceSpec(weight=-1.0), r"lie in 0 \(off\)"),
         (lambda: SamplerSpec(num_steps=0), "at least 1"),
         (lambda: SamplerSpec(num_steps=8, gamma=2.0), r"in \[0, 1\]"),
         (lambda: SamplerSpec(num_steps=8, percentile=99.5), r"in \(0, 1\]"),

@@ -26,8 +26,8 @@ class GuidanceSpec:
     interval: tuple[float, float] | None = None
 
     def __post_init__(self):
-        require(self.weight >= 0, f"guidance weight must be at least 0 (off), got {self.weight}")
-        require(self.low is None or self.low >= 0, f"low guidance must be >= 0, got {self.low}")
+        for weight in (self.weight, self.low or 0.0):
+            require(0 <= weight <= 1e4, f"guidance weights lie in 0 (off) to 10000, got {weight}")
         require(self.constant_steps >= 0, "constant_steps must be at least 0")
         require(
             self.interval is None or self.interval[0] < self.interval[1],
@@ -63,6 +63,8 @@ class SamplerSpec:
         require(0 <= self.gamma <= 1, f"gamma must lie in [0, 1], got {self.gamma}")
         require(0 < self.percentile <= 1, f"percentile must lie in (0, 1], got {self.percentile}")
         require(self.window is None or self.window >= 1, "window must be at least one frame")
+        for value in (self.aug_logsnr, self.logsnr_shift):
+            require(abs(value or 0.0) < float("inf"), f"log-SNRs must be finite, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +96,9 @@ class TrainSpec:
 
     def __post_init__(self):
         require_known_words(self)
-        for name in ("steps", "stride", "echoes", "learning_rate", "grad_clip"):
-            require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}")
+        above = ("steps", "stride", "echoes", "learning_rate", "grad_clip")
+        for name, value in ((name, getattr(self, name)) for name in above):
+            require(0 < value < float("inf"), f"{name} must be above 0, got {value}")
         for name in ("clips", "image_packs", "warmup", "cooldown", "weight_decay"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
         require(self.clips + self.image_packs > 0, "a batch needs clips or image_packs")
@@ -109,8 +112,7 @@ class StageSpec:
 
     `logsnr_shift` moves the cosine schedule towards noise (negative), and `image_logsnr_shift` that
     of packed images, which no other frame repeats (None: the same). `max_weight` bounds the loss
-    weight on ||x - x_hat||^2; `aug_max` is the most noise, as a time in (0, 1], that training
-    puts on the low-resolution video.
+    weight on ||x - x_hat||^2; `aug_max` (a time in (0, 1]) the noise on low-resolution videos.
     """
 
     name: str

@@ -19,7 +19,7 @@ from imagen_video.cli import main
 from imagen_video.cli.evaluate import Evaluate, run_evaluate
 from imagen_video.distributed import Ranks
 from imagen_video.evaluation.evaluate import EvaluationSpec, tools_of
-from imagen_video.evaluation.prompts import Prompt
+from imagen_video.evaluation.prompts import Prompt, prompts_of
 from imagen_video.evaluation.records import Tools
 from imagen_video.evaluation.run import Column, Counts, Evaluation
 from imagen_video.metrics.features import clip_extractor, frame_extractor
@@ -137,6 +137,16 @@ def test_two_processes_find_what_one_does(folder, whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_record_that_was_deleted_is_made_again(inside, folder, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "again")
+    lost = tmp_path / "again" / "records" / "cascade" / "base" / "00000.safetensors"
+    lost.unlink()
+    done = inside(folder, *SMALL, "--out", tmp_path / "again")
+    assert done.returncode == 0 and lost.is_file()
+    assert told(tmp_path / "again") == told(whole)
+
+
+@pytest.mark.slow
 def test_references_are_kept_for_other_evaluations(inside, folder, whole, tmp_path):
     kept = whole / "reference.safetensors"
     done = inside(folder, *SMALL, "--out", tmp_path, "--reference", kept)
@@ -150,6 +160,7 @@ def test_references_are_kept_for_other_evaluations(inside, folder, whole, tmp_pa
     done = inside(folder, "--until", "ssr1", "--out", tmp_path / "ssr1", "--reference", kept)
     assert done.returncode == 2
     assert "holds no features of 8x16x24" in done.stderr
+    assert not (tmp_path / "ssr1").exists()  # before anything is made
 
 
 def test_features_of_another_network_are_no_reference(inside, folder, whole, tmp_path):
@@ -217,6 +228,42 @@ def test_a_folder_of_videos_is_measured_and_judged(inside, tmp_path):
     assert {a["question"] for a in section["judges"]} >= {"motion", "concept", "style", "match"}
     assert {a["size"] for a in section["judges"]} == {"24x40"}
     assert sum(section["confusions"]["motion"]["moving left to right"].values()) == 3
+
+
+def test_a_video_that_was_cut_is_named(inside, tmp_path):
+    made = videos(tmp_path / "videos", 2)
+    whole = (made / "24-1.mp4").read_bytes()
+    (made / "24-1.mp4").write_bytes(whole[:-1500])
+    done = inside(made, "--out", tmp_path / "out", "--reference-clips", "2", "--threads", "1")
+    assert done.returncode == 2
+    assert "24-1.mp4" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_other_facts_of_a_prompt_need_another_folder(inside, tmp_path):
+    made, prompts = videos(tmp_path / "videos", 2), tmp_path / "prompts.jsonl"
+    words = (made, "--prompts", prompts, "--reference-clips", "2", "--out", tmp_path / "out")
+    for ground, code in (("red", 0), ("red", 0), ("green", 2)):
+        rows = [{"prompt": f"a video {i}", "background": ground} for i in range(2)]
+        prompts.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
+        done = inside(*words)
+        assert done.returncode == code, done.stderr[-2000:]
+    assert "another asked" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'\n{"prompt": null}', "line 2: expected"),
+        (b'{"prompt": " "}', "line 1: expected"),
+        (b'{"prompt": "a", "word": "HELLO WORLD"}', "letters A to Z, got 'HELLO WORLD'"),
+        (b'{"prompt": "sp\xe4t"}', "no UTF-8"),
+    ],
+    ids=["null", "empty", "word", "latin-1"],
+)
+def test_prompts_that_cannot_be_read_say_where(tmp_path, content, says):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        prompts_of(str(tmp_path / "a.jsonl"), None)
 
 
 def test_one_video_is_no_distribution(inside, folder, tmp_path):

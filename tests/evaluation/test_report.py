@@ -53,6 +53,8 @@ def test_few_videos_have_an_interval_where_halves_suffice():
     low, high = found["low"], found["high"]
     assert low is not None and high is not None and low < found["value"] == 3.5 < high
     assert by_halves(lambda some: some.mean().item(), rows, 0, fewest=5) == {"value": 3.5}
+    share = by_halves(lambda some: some.mean().item() / 4, rows, 0, fewest=4, least=0.0, most=1.0)
+    assert share["high"] == 1.0
 
 
 def test_videos_of_one_prompt_make_no_interval_narrower():

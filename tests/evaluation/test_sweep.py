@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -54,6 +55,18 @@ def test_every_combination_is_tried_once():
 def test_a_base_has_no_augmentation():
     with pytest.raises(ValueError, match="starts from noise"):
         list(samplers(presets.tiny().stages[0], SweepSpec(stage="base", aug_snr=(3.0,))))
+    for wrong in (float("nan"), float("inf"), 0.0):
+        with pytest.raises(ValueError, match="signal-to-noise ratio is above 0"):
+            list(samplers(presets.tiny().stage("ssr1"), SweepSpec(stage="ssr1", aug_snr=(wrong,))))
+        with pytest.raises(ValueError, match="log-SNRs must be finite") if wrong else nullcontext():
+            list(samplers(presets.tiny().stages[0], SweepSpec(stage="base", shifts=(wrong,))))
+
+
+def test_a_student_is_not_swept_over_weights_that_it_never_learned():
+    stage = presets.tiny().stages[0]
+    stage = replace(stage, unet=replace(stage.unet, guided=(0.0, 6.0)))
+    with pytest.raises(ValueError, match="learned guidance weights 0 to 6, got 99"):
+        list(samplers(stage, SweepSpec(stage="base", guidance=("2", "99"))))
 
 
 def row(weight: float, fit: tuple[float, float, float], fvd: float) -> Row:

@@ -79,8 +79,9 @@ def test_lessons_that_a_teacher_cannot_give(base):
     with pytest.raises(ValueError, match="learned guidance weights 0 to 15, got 20"):
         wider = Lesson(steps=4, weights=(0.0, 20.0))
         wider.spec(sampled(learned(base), OSCILLATING).spec, base.spec.train)
-    with pytest.raises(ValueError, match=r"got 5\.0, 1\.0"):
-        Lesson(weights=(5.0, 1.0))
+    for weights in ((5.0, 1.0), (0.0, float("inf"))):
+        with pytest.raises(ValueError, match=r"guidance weights are drawn from"):
+            Lesson(weights=weights)
     with pytest.raises(ValueError, match="give the student a divisor of them"):
         Lesson(steps=3, teacher_steps=8)
     with pytest.raises(ValueError, match="got 3 after 8"):
@@ -139,6 +140,15 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
     assert re.search(r"(\d+) of \1 weights are those of .*/2-2-steps", done.stderr)
     other = imagen_video(*("9" if word == "4" else word for word in words), "--out", parts)
     assert other.returncode == 2 and "holds another round" in other.stderr
+    for before, now, told in (
+        ("--guidance-updates 7", "--guidance-updates 3", "train.steps 7, not 3"),
+        ("--threads 1", "--threads 1 --seed 1", "trained with seed 0, not 1"),
+        ("--threads 1", "--threads 1 --direct", "none of the rounds 1-2-steps"),
+        ("--learning-rate 1e-4", "--learning-rate 0", "learning_rate must be above 0"),
+    ):
+        changed = " ".join(map(str, words)).replace(before, now).split()
+        other = imagen_video(*changed, "--out", parts)
+        assert other.returncode == 2 and told in other.stderr, other.stderr[-2000:]
 
 
 def test_a_student_that_is_its_teacher_makes_the_same_of_a_seed(base):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from imagen_video.cli.train import as_spec
+from imagen_video.cli.train import as_spec, use_threads
 
 
 @dataclass
@@ -59,16 +59,13 @@ class Distill:
 
 
 def run_distill(options: Distill) -> None:
-    import torch
-
     from imagen_video import presets
     from imagen_video.index import located
     from imagen_video.training.distill import DistillSpec, as_table, distill, put_in_place
     from imagen_video.training.job import JobSpec
     from imagen_video.training.run import RunSpec
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     folder = located(options.teacher, weights=True)
     cascade = presets.shipped(options.teacher)
     teacher = folder / cascade.stage(options.stage).name

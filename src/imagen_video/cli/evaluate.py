@@ -6,6 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from imagen_video.cli.train import use_threads
+
 
 @dataclass(kw_only=True)
 class Asked:
@@ -53,15 +55,12 @@ class Evaluate(Asked):
 
 
 def run_evaluate(options: Evaluate) -> None:
-    import torch
-
     from imagen_video.evaluation.evaluate import EvaluationSpec, evaluate
     from imagen_video.evaluation.report import as_table
     from imagen_video.memory import keep_freed_memory
 
     keep_freed_memory()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     asked = {f.name: getattr(options, f.name) for f in fields(EvaluationSpec)}
     report = evaluate(options.model, EvaluationSpec(**asked), options.out)
     if report:
@@ -94,6 +93,11 @@ class Sweep(Asked):
     """Save the cascade with the best setting into this folder."""
 
 
+def same(folder: Path, model: str) -> bool:
+    """Whether a folder is the model's own."""
+    return folder.exists() and Path(model).exists() and folder.samefile(model)
+
+
 def run_sweep(options: Sweep) -> None:
     import torch
 
@@ -103,8 +107,9 @@ def run_sweep(options: Sweep) -> None:
     from imagen_video.memory import keep_freed_memory
 
     keep_freed_memory()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
+    if options.write and (options.write.is_file() or same(options.write, options.model)):
+        raise ValueError(f"--write {options.write}: give a new folder, not a file nor the model's")
     spec = SweepSpec(
         stage=options.stage,
         guidance=options.guidance,

@@ -68,8 +68,6 @@ class Train:
 
 
 def run_train(options: Train) -> None:
-    import torch
-
     from imagen_video import presets
     from imagen_video.training.job import JobSpec, train_stage
     from imagen_video.training.run import RunSpec
@@ -82,10 +80,7 @@ def run_train(options: Train) -> None:
         raise ValueError("--slurm writes a script for --stage all")
     if len(options.device) != 1:
         raise ValueError(f"one stage trains on one kind of device, got {' '.join(options.device)}")
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"threads must be 1 or more, got {options.threads}")
-        torch.set_num_threads(options.threads)
+    use_threads(options.threads)
     job = as_spec(JobSpec, options, device=options.device[0])
     train_stage(cascade, job, as_spec(RunSpec, options))
 
@@ -117,6 +112,16 @@ def _arguments(options: Train) -> list[str]:
         else:
             typed += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
     return typed
+
+
+def use_threads(count: int | None) -> None:
+    """So many CPU threads; None: PyTorch's."""
+    import torch
+
+    if count is not None:
+        if count < 1:
+            raise ValueError(f"threads must be 1 or more, got {count}")
+        torch.set_num_threads(count)
 
 
 def as_spec(kind: type[T], options: object, **more: object) -> T:

@@ -81,7 +81,7 @@ class BadSamples:
         if broken > self.limit * of:
             raise TooManyBad(
                 f"{broken} of the {of} samples of {source} are broken, more than {self.limit:.0%}: "
-                f"see {self.path}; mend or remove them, or allow more with --max-bad; one of them: "
+                f"see {self.path}; mend or remove them (train --max-bad allows more); one of them: "
                 f"{error}"
             )
 

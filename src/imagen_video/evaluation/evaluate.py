@@ -58,6 +58,8 @@ class EvaluationSpec:
             raise ValueError(f"seeds must be 1 or more, got {self.seeds}")
         if self.reference_clips < 2:
             raise ValueError(f"reference_clips must be 2 or more, got {self.reference_clips}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in 0..2^63 - 1, got {self.seed}")
 
 
 def evaluate(model: str | Path, spec: EvaluationSpec, out: Path) -> Report | None:
@@ -174,6 +176,11 @@ def _of_videos(
     evaluation.settle(settings)
     for i in evaluation.missing("cascade", "videos", len(paths), "videos"):
         clip = read_video(paths[i])
+        if len(clip.frames) != format.frames:
+            raise ValueError(
+                f"{paths[i]} says that it has {format.frames} frames, and {len(clip.frames)} can "
+                "be decoded: write it anew, or remove it"
+            )
         evaluation.keep_video(i, "videos", clip.frames, clip.fps)
         facts = {"prompt": prompts[i].text, "asked": dict(prompts[i].facts)}
         tools.record(clip.frames, **facts).save(evaluation.path("cascade", "videos", i))
@@ -185,13 +192,22 @@ def _asked(spec: EvaluationSpec, prompts: Sequence[Prompt], counts: Counts) -> d
     """What was asked for, as the settings have it."""
     return {
         "counts": asdict(counts),
-        "asked": [prompt.text for prompt in prompts],
+        "asked": asked_of(prompts),
         "reference": list(spec.reference),
         "seed": spec.seed,
         "until": spec.until,
         "steps": spec.steps,
         "guidance": spec.guidance,
     }
+
+
+def asked_of(prompts: Sequence[Prompt]) -> list[str | dict[str, str]]:
+    """Prompts as the settings have them: with the facts that a file gives them."""
+    known = facts_by_text()
+    return [
+        p.text if p.facts in ({}, known.get(p.text)) else {"prompt": p.text, **p.facts}
+        for p in prompts
+    ]
 
 
 def samples_of(prompts: Sequence[Prompt], spec: EvaluationSpec) -> int:
@@ -219,10 +235,14 @@ def _told(path: Path) -> Prompt:
     """The prompt of a video: in the .json that `generate` writes beside it, or in a .txt."""
     text, beside = "", path.with_suffix(".json")
     if beside.is_file():
-        found = json.loads(beside.read_text())
-        text = str(found.get("prompt", "")) if isinstance(found, dict) else ""
+        try:
+            found = json.loads(beside.read_text("utf-8-sig"))
+        except ValueError as error:
+            raise ValueError(f"{beside} is no JSON ({error}): mend or remove it") from error
+        told = found.get("prompt") if isinstance(found, dict) else None
+        text = told if isinstance(told, str) else ""
     elif path.with_suffix(".txt").is_file():
-        text = path.with_suffix(".txt").read_text().strip()
+        text = path.with_suffix(".txt").read_text("utf-8-sig", errors="replace").strip()
     return Prompt(text, facts_by_text().get(text, {}))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from imagen_video.data.stickers import StickerWorld
 from imagen_video.data.stickers.evaluation import FIELDS, eval_prompts
+from imagen_video.data.stickers.words import LETTERS
 
 STICKERS = "stickers"
 
@@ -57,22 +58,36 @@ def _stickers():
 def _read(path: Path) -> list[Prompt]:
     if not path.is_file():
         raise ValueError(f"no prompts at {path}: give 'stickers', a text file or a .jsonl")
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    numbered = [(n, line) for n, line in enumerate(lines_of(path), 1) if line.strip()]
     if path.suffix == ".jsonl":
-        found = [_row(path, number, line) for number, line in enumerate(lines, 1)]
+        found = [_row(path, number, line) for number, line in numbered]
     else:
-        found = [Prompt(line.strip()) for line in lines]
+        found = [Prompt(line.strip()) for _, line in numbered]
     if not found:
         raise ValueError(f"{path} holds no prompt: write one a line")
     return found
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; ValueError where it is no UTF-8."""
+    try:
+        return path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 ({error}): save it as that") from error
 
 
 def _row(path: Path, number: int, line: str) -> Prompt:
     try:
         row = json.loads(line)
         facts = {k: v for k, v in row.items() if k != "prompt" and isinstance(v, str)}
-        return Prompt(str(row["prompt"]), facts)
+        if not row["prompt"].strip():
+            raise KeyError("prompt")
+        prompt = Prompt(row["prompt"], facts)
     except (json.JSONDecodeError, KeyError, AttributeError, TypeError):
         raise ValueError(
             f'{path}, line {number}: expected {{"prompt": ...}}, got {line[:60]!r}'
         ) from None
+    word = facts.get("word", "A")
+    if not word or set(word.upper()) - set(LETTERS):
+        raise ValueError(f"{path}, line {number}: a word is of letters A to Z, got {word!r}")
+    return prompt

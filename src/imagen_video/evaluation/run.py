@@ -84,7 +84,8 @@ class Evaluation:
     """Where true clips are recorded, if not in `out`."""
 
     def __post_init__(self):
-        """ValueError, before any work, where a clip is too short for its features."""
+        """ValueError, before any work, where a clip is too short for its features, or a file of
+        features does not fit."""
         for column in self.columns:
             seen, clips = min(SPACED, column.format.frames), self.tools.clips
             if seen < clips.shortest:
@@ -92,6 +93,8 @@ class Evaluation:
                     f"{column.name} has {seen} frames to look at and {clips.facts.name} needs "
                     f"{clips.shortest} or more: give other --clip-features, or longer videos"
                 )
+            if isinstance(self.reference, Path):
+                self.features(column.format)
 
     @cached_property
     def first_truth(self) -> int:
@@ -105,9 +108,10 @@ class Evaluation:
         return out / "records" / kind / column / f"{index:05}.safetensors"
 
     def missing(self, kind: str, column: str, count: int, label: str) -> Iterator[int]:
-        """The indices that this process still has to make, behind a bar."""
+        """What this process still has to make, behind a bar; all records of a sample at once."""
         mine = range(self.ranks.rank, count, self.ranks.ranks)
-        todo = [i for i in mine if not self.path(kind, column, i).exists()]
+        names = [c.name for c in self.columns] if kind == "cascade" else [column]
+        todo = [i for i in mine if not all(self.path(kind, n, i).exists() for n in names)]
         bar = tqdm(todo, desc=label, unit="clip", disable=not todo or not self.ranks.first)
         yield from bar
 
@@ -169,8 +173,7 @@ class Evaluation:
     ) -> None:
         """Run the cascade for every sample that lacks a record of its last stage; where it starts
         from a video, from `low` and its prompt."""
-        last = self.columns[-1].name
-        for i in self.missing("cascade", last, self.counts.samples, "samples"):
+        for i in self.missing("cascade", self.columns[-1].name, self.counts.samples, "samples"):
             prompt, given = low(i) if low else (self.prompt(i), None)
             start = time.monotonic()
             for progress in cascade.stream([prompt.text], wanted(i), low=given):

@@ -1,6 +1,7 @@
 """From records to measures: each a number with its interval where one is known, how many videos it
 is of, and what as many true clips score."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -120,17 +121,25 @@ def neighbours(
             return diversity.coverage_of(rows.flatten(0, 1), real)[name]
 
         fewest = -(-(diversity.NEAREST + 1) // repeats)
-        spread = by_halves(share, groups, seed, fewest=fewest)
+        bounds = {"least": 0.0, "most": math.inf if name == "density" else 1.0}
+        spread = by_halves(share, groups, seed, fewest=fewest, **bounds)
         found.append(Measure(name=name, truth=theirs.get(name), better=HIGHER, **spread, **common))
     return found
 
 
 def by_halves(
-    statistic: Callable[[Tensor], float], rows: Tensor, seed: int, *, fewest: int
+    statistic: Callable[[Tensor], float],
+    rows: Tensor,
+    seed: int,
+    *,
+    fewest: int,
+    least: float = -math.inf,
+    most: float = math.inf,
 ) -> dict[str, float | None]:
     """Value and interval of what cannot stand a video twice: halves of the videos are drawn
     without putting back, which spread as the whole does (a delete-half jackknife). No interval
-    where a half has not the `fewest` that the statistic takes."""
+    where a half has not the `fewest` that the statistic takes; none beyond the `least` and the
+    `most` that it can be."""
     value = statistic(rows)
     half = len(rows) // 2
     if half < fewest:
@@ -144,7 +153,7 @@ def by_halves(
         dtype=torch.float64,
     )
     low, high = (draws - draws.mean()).quantile(draws.new_tensor([0.025, 0.975])).tolist()
-    return {"value": value, "low": value + low, "high": value + high}
+    return {"value": value, "low": max(least, value + low), "high": min(most, value + high)}
 
 
 def varieties(samples: Sequence[Record], truth: Sequence[Record], *, proxy: bool) -> list[Measure]:
@@ -161,7 +170,8 @@ def varieties(samples: Sequence[Record], truth: Sequence[Record], *, proxy: bool
     ]
     groups: dict[str, list[int]] = {}
     for i, record in enumerate(samples):
-        groups.setdefault(record.facts["prompt"], []).append(i)
+        if record.facts["prompt"]:
+            groups.setdefault(record.facts["prompt"], []).append(i)
     several = [group for group in groups.values() if len(group) > 1]
     if several:
         ours, theirs = (

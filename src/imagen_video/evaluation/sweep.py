@@ -5,6 +5,7 @@ same prompts and seeds. What is made is recorded as in any evaluation, so a swee
 kill, and true clips are looked at once.
 """
 
+import hashlib
 import itertools
 import json
 import math
@@ -16,7 +17,13 @@ from typing import Any, Literal
 
 from imagen_video.cascade import Cascade
 from imagen_video.distributed import Ranks, started
-from imagen_video.evaluation.evaluate import EvaluationSpec, reference_of, samples_of, tools_of
+from imagen_video.evaluation.evaluate import (
+    EvaluationSpec,
+    asked_of,
+    reference_of,
+    samples_of,
+    tools_of,
+)
 from imagen_video.evaluation.page import EMBER, INK
 from imagen_video.evaluation.prompts import Prompt, prompts_of
 from imagen_video.evaluation.records import settings_of
@@ -89,8 +96,9 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
     own = stage.sampler
     if spec.aug_snr and stage.kind == "base":
         raise ValueError(f"{stage.name!r} starts from noise: only upsampling stages have --aug-snr")
-    if any(snr <= 0 for snr in spec.aug_snr):
-        raise ValueError(f"a signal-to-noise ratio is above 0, got {min(spec.aug_snr)}")
+    for snr in spec.aug_snr:
+        if not 0 < snr < math.inf:
+            raise ValueError(f"a signal-to-noise ratio is above 0, got {snr}")
     levels = [math.log(snr) for snr in spec.aug_snr] or [own.aug_logsnr]
     for steps, move, shift, level in itertools.product(
         spec.steps or (own.num_steps,),
@@ -109,19 +117,23 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
             guidance = guidance_of(text) if text else sampler.guidance
             changed = {"move": move, "logsnr_shift": shift, "aug_logsnr": level}
             sampler = replace(sampler, guidance=guidance, **changed)
+            stage.refuse_unlearned([guidance.weight])
             yield f"{curve}, guidance {text or 'its own'}", curve, sampler
 
 
 def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list[Row]:
-    """Evaluate every combination into `out`: sweep.json, curve.png, and a folder each. Rows come
+    """Evaluate every combination into `out`: sweep.json, curve.png, and a folder each, which a
+    sweep of others that has it too does not make again. Rows come
     in order of quality: `best` first. Empty on all but the first of many processes."""
     with started(asked.device) as ranks:
         cascade = Cascade.from_pretrained(model, device=ranks.device)
         stage = cascade.spec.stage(spec.stage)
         rows = []
-        for number, (name, curve, sampler) in enumerate(list(samplers(stage, spec))):
+        for name, curve, sampler in list(samplers(stage, spec)):
             trial = cascade.with_sampler(stage.name, sampler)
-            report = _tried(trial, stage.name, asked, out=out / f"{number:03}", ranks=ranks)
+            facts = json.dumps(asdict(sampler), sort_keys=True)
+            place = out / hashlib.sha256(facts.encode()).hexdigest()[:8]
+            report = _tried(trial, stage.name, asked, out=place, ranks=ranks)
             if report:
                 found = {"notes": report.notes, "settings": report.settings}
                 section = report.sections[0]
@@ -163,7 +175,7 @@ def _tried(
         pixels="as the stage made them",
         computed=computed_by(cascade),
         counts=asdict(counts),
-        asked=[prompt.text for prompt in prompts],
+        asked=asked_of(prompts),
         seed=asked.seed,
         reference=list(asked.reference),
     )

@@ -14,12 +14,14 @@ import torch
 from imagen_video.cascade import Cascade
 from imagen_video.diffusion.objective import Weighting
 from imagen_video.files import replacing
-from imagen_video.index import load_spec
+from imagen_video.index import SPEC, load_spec
 from imagen_video.lowres import low_from_truth
 from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.spec import CascadeSpec, StageSpec, TrainSpec
+from imagen_video.spec_json import to_json
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.job import JobSpec, encoder_of, source_of, train_stage
+from imagen_video.training.resume import refuse_other
 from imagen_video.training.run import RunSpec
 from imagen_video.training.sheets import COLUMNS, sample, what_to_show
 from imagen_video.training.student import Lesson
@@ -79,13 +81,13 @@ class DistillSpec:
 
     def train(self, teacher: TrainSpec, lesson: Lesson) -> TrainSpec:
         """How the student of a lesson trains."""
-        updates = self.updates
+        updates, rate = self.updates, self.learning_rate
         if lesson.steps is None and self.guidance_updates is not None:
             updates = self.guidance_updates
         return replace(
             teacher,
             steps=updates,
-            learning_rate=self.learning_rate or teacher.learning_rate,
+            learning_rate=teacher.learning_rate if rate is None else rate,
             warmup=min(teacher.warmup, updates // 20),
             cooldown=updates,
             text_dropout=0.0,
@@ -117,6 +119,7 @@ def distill(
     if run.minutes is not None:
         end = time.monotonic() + 60 * run.minutes
     lessons, begin = spec.lessons(first), job.init_from or teacher
+    _refuse_others(job.out, [f"{number}-{name}" for number, (name, _) in enumerate(lessons, 1)])
     for number, (name, lesson) in enumerate(lessons, start=1):
         folder = job.out / f"{number}-{name}"
         _claim(folder, lesson, teacher, job.previous)
@@ -125,12 +128,17 @@ def distill(
             student = replace(student, weighting=spec.weighting, max_weight=None)
         updates = student.train.steps
         stages = (student if one.name == student.name else one for one in cascade.stages)
-        if not _finished(folder, updates):
+        if not _finished(folder, student, run):
             this = replace(job, out=folder, init_from=begin, lesson=lesson, teacher=teacher)
-            left = None if end == math.inf else (end - time.monotonic()) / 60
+            left = None if end == math.inf else max(0.0, (end - time.monotonic()) / 60)
             within = replace(run, minutes=left)
             if train_stage(replace(cascade, stages=tuple(stages)), this, within) < updates:
                 return
+            if _first() and not (folder / SPEC).exists():
+                raise ValueError(
+                    f"{folder}: the student's validation loss is not finite: give a lower "
+                    "--learning-rate, and another --out"
+                )
         if _first() and not (folder / COMPARED).exists():
             compare(teacher, folder, lesson, cascade, job, run)
         before, *_, after = _errors(folder)
@@ -144,10 +152,10 @@ def _claim(folder: Path, lesson: Lesson, teacher: Path, previous: Path | None) -
     if previous is not None:
         facts["previous"] = str(previous.resolve())
     text = json.dumps(facts, indent=1) + "\n"
-    if (folder / ROUND).exists():
-        if (folder / ROUND).read_text() != text:
-            raise ValueError(f"{folder} holds another round ({folder / ROUND}): give another --out")
-    elif _first():
+    held = (folder / ROUND).read_text() if (folder / ROUND).exists() else None
+    if held not in (None, text) and latest(folder) is not None:
+        raise ValueError(f"{folder} holds another round ({folder / ROUND}): give another --out")
+    if _first() and held != text:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / ROUND) as path:
             path.write_text(text)
@@ -158,9 +166,23 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _finished(folder: Path, updates: int) -> bool:
+def _refuse_others(out: Path, rounds: Sequence[str]) -> None:
+    """ValueError where `out` holds rounds that are none of these: its cascade is of the last."""
+    others = {path.parent.name for path in out.glob(f"*/{ROUND}")} - set(rounds)
+    if others:
+        raise ValueError(
+            f"{out} holds {', '.join(sorted(others))}, none of the rounds {', '.join(rounds)}: "
+            "give another --out"
+        )
+
+
+def _finished(folder: Path, student: StageSpec, run: RunSpec) -> bool:
+    """Whether a round has taken its updates; ValueError where it was another student's."""
     found = latest(folder)
-    return found is not None and facts_of(found)["step"] >= updates
+    if found is None or (facts := facts_of(found))["step"] < student.train.steps:
+        return False
+    refuse_other(folder, facts, facts | {"seed": run.seed, "spec": to_json(student)})
+    return True
 
 
 def _errors(folder: Path) -> list[float]:

@@ -1,5 +1,6 @@
 """Students: stages that are told by a teacher what they would be told by data (paper section 8)."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,7 +47,7 @@ class Lesson:
 
     def __post_init__(self):
         low, high = self.weights
-        if not 0 <= low <= high:
+        if not 0 <= low <= high < math.inf:
             raise ValueError(f"guidance weights are drawn from 0 <= low <= high, got {low}, {high}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"a student takes at least 1 step, got {self.steps}")
