@@ -101,3 +101,11 @@ def _fetch(url: str, local: Path) -> None:
                     "had the same command goes on"
                 ) from error
         time.sleep(wait)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; ValueError where it is no UTF-8."""
+    try:
+        return path.read_text("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 ({error}): save it as that") from error

@@ -151,6 +151,7 @@ def test_references_are_kept_for_other_evaluations(inside, folder, whole, tmp_pa
     kept = whole / "reference.safetensors"
     done = inside(folder, *SMALL, "--out", tmp_path, "--reference", kept)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert told(tmp_path)["settings"]["counts"]["reference"] == 4
     for ours, theirs in zip(told(tmp_path)["sections"], told(whole)["sections"], strict=True):
         found = {m["name"]: m for m in ours["measures"]}
         for measure in theirs["measures"]:

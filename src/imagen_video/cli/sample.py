@@ -142,9 +142,11 @@ def run_upscale(options: Upscale) -> None:
 
 
 def _prompts(options: Generate) -> list[str]:
+    from imagen_video.files import lines_of
+
     prompts = list(options.prompts)
     if options.prompts_file:
-        lines = options.prompts_file.read_text().splitlines()
+        lines = lines_of(options.prompts_file)
         prompts += [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise ValueError('give a prompt, such as "a red balloon rising", or --prompts-file')

@@ -113,7 +113,7 @@ def _of_cascade(
     )
     settings = settings_of(
         tools,
-        **_asked(spec, prompts, counts),
+        **_asked(spec, prompts, evaluation.counts),
         model=cascade.spec.name,
         weights={stage.spec.name: digest_of(stage.unet) for stage in chosen},
         stages={stage.spec.name: asdict(stage.spec) for stage in chosen},
@@ -168,7 +168,7 @@ def _of_videos(
     )
     settings = settings_of(
         tools,
-        **_asked(spec, prompts, counts),
+        **_asked(spec, prompts, evaluation.counts),
         model=str(folder),
         weights=digest(*paths),
         pixels="decoded from mp4",

@@ -9,6 +9,7 @@ from pathlib import Path
 from imagen_video.data.stickers import StickerWorld
 from imagen_video.data.stickers.evaluation import FIELDS, eval_prompts
 from imagen_video.data.stickers.words import LETTERS
+from imagen_video.files import lines_of
 
 STICKERS = "stickers"
 
@@ -66,14 +67,6 @@ def _read(path: Path) -> list[Prompt]:
     if not found:
         raise ValueError(f"{path} holds no prompt: write one a line")
     return found
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file; ValueError where it is no UTF-8."""
-    try:
-        return path.read_text("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no UTF-8 ({error}): save it as that") from error
 
 
 def _row(path: Path, number: int, line: str) -> Prompt:

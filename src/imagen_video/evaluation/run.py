@@ -10,7 +10,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,7 @@ class Evaluation:
     """Where true clips are recorded, if not in `out`."""
 
     def __post_init__(self):
-        """ValueError, before any work, where a clip is too short for its features, or a file of
-        features does not fit."""
+        """ValueError where clips are too short for their features, or kept features of others."""
         for column in self.columns:
             seen, clips = min(SPACED, column.format.frames), self.tools.clips
             if seen < clips.shortest:
@@ -94,7 +93,8 @@ class Evaluation:
                     f"{clips.shortest} or more: give other --clip-features, or longer videos"
                 )
             if isinstance(self.reference, Path):
-                self.features(column.format)
+                found = self.features(column.format)
+                self.counts = replace(self.counts, reference=len(found.clips))
 
     @cached_property
     def first_truth(self) -> int:

@@ -174,7 +174,7 @@ def _tried(
         sampler=asdict(stage.sampler),
         pixels="as the stage made them",
         computed=computed_by(cascade),
-        counts=asdict(counts),
+        counts=asdict(evaluation.counts),
         asked=asked_of(prompts),
         seed=asked.seed,
         reference=list(asked.reference),
