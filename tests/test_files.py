@@ -27,6 +27,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert (tmp_path / "a").read_text() == "old"
 
 
+def test_a_name_may_be_as_long_as_the_system_takes_it(tmp_path):
+    path = tmp_path / (62 * "\U0001f986" + ".txt")  # 252 bytes
+    with replacing(path) as part:
+        part.write_text("a duck")
+    assert path.read_text() == "a duck"
+    told = pytest.raises(FileNotFoundError, match=f"there is no folder {tmp_path}/none")
+    with told, replacing(tmp_path / "none" / "a"):
+        pass
+
+
 def test_a_process_killed_while_it_writes_leaves_the_old_file_whole(tmp_path):
     (tmp_path / "a").write_text("old")
     program = """

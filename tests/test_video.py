@@ -169,7 +169,10 @@ def test_probe_makes_the_folder_and_touches_no_file(tmp_path):
     probe_output(old)
     assert old.read_bytes() == b"old"
     (tmp_path / "folder.mp4").mkdir()
-    for bad in (old / "below.mp4", tmp_path / "folder.mp4", tmp_path / "a.avi", tmp_path):
+    (tmp_path / "told.json").mkdir()
+    bad_ones = [old / "below.mp4", tmp_path / "folder.mp4", tmp_path / "a.avi", tmp_path]
+    bad_ones += [tmp_path / "told.mp4", tmp_path / f"{251 * 'a'}.mp4"]  # no room for the .json
+    for bad in bad_ones:
         with pytest.raises(ValueError, match=r"output must end|cannot write"):
             probe_output(bad)
     with pytest.raises(ValueError, match="cannot write"):

@@ -27,7 +27,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     nobody else read what it writes. Nor is its error on a full disk an OSError, which this raises.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.part")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}")
+    start = os.fsdecode(os.fsencode(path.name)[:80])
+    temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode

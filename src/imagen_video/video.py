@@ -107,14 +107,18 @@ def resize(
 def probe_output(path: str | Path, *, suffix: str = ".mp4") -> None:
     """Make the folder of `path` and see that a file can be written there; touch no existing file.
 
-    ValueError if the name does not end in `suffix`, is a folder, or could not be written.
+    ValueError if the name does not end in `suffix`, is a folder, or could not be written,
+    nor the .json beside it.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise ValueError(f"the output must end in {suffix}, got {str(path)!r}")
     try:
-        if path.is_dir():
-            raise ValueError(f"cannot write {str(path)!r}: it is a folder; name a file inside it")
+        for name in {path, path.with_suffix(".json")}:  # a video's facts lie beside it
+            if name.is_dir():
+                raise ValueError(
+                    f"cannot write {str(name)!r}: it is a folder; choose another output path"
+                )
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:

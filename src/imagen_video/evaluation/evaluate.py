@@ -66,6 +66,8 @@ def evaluate(model: str | Path, spec: EvaluationSpec, out: Path) -> Report | Non
     """Evaluate what `from_pretrained` takes, or a folder of videos, into `out`: records,
     report.json and report.html. What an earlier call recorded there is not made again; processes
     that torchrun started share the work, and only the first gets the report."""
+    if not str(model):
+        raise ValueError("name a model, or a folder of videos")
     with started(spec.device) as ranks, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if (located(model) / INDEX).is_file():
