@@ -33,6 +33,8 @@ def run_export(options: Export) -> None:
     from imagen_video.training.export import export_cascade, export_stage
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[options.dtype]
+    if not options.run.is_dir():
+        raise ValueError(f"no folder {options.run}: give the --out of imagen-video train")
     if (options.run / "checkpoints").is_dir():
         if options.push:
             raise ValueError(f"--push uploads a cascade, and {options.run} is of one stage")

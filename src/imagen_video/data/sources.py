@@ -56,8 +56,9 @@ def _weighed(name: str) -> tuple[str, float]:
 
 
 def rows_of(name: str) -> Rows:
-    """What a folder, a manifest or tars hold; ValueError if the name is nothing of these."""
-    return Rows(_blocks(name))
+    """What a folder, a manifest or tars hold, with a weight or without; ValueError if the name is
+    nothing of these."""
+    return Rows(_blocks(name if Path(name).exists() else _weighed(name)[0]))
 
 
 def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:
@@ -68,6 +69,8 @@ def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:
     if path.is_dir():
         tars = sorted(found for found in path.rglob("*") if found.suffix.lower() == ".tar")
         return [*map(of_tar, map(str, tars)), of_folder(path)]
+    if name == "stickers":
+        raise ValueError("stickers are drawn when they are asked for: name a folder or the like")
     if not path.is_file():
         raise ValueError(
             f"there is no source {name!r}: give stickers, a folder, a manifest or tars"
