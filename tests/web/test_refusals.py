@@ -215,7 +215,7 @@ def test_what_can_be_read_is_not_shown_before_it_is_judged(
     for name in ("web.desk.READABLE", "safety.guard.READABLE"):
         monkeypatch.setattr(f"imagen_video.{name}", 32)
     monkeypatch.setattr("imagen_video.web.desk.PREVIEW", 0.0)
-    stages = {"base": {"steps": 64}, "ssr2": {"steps": 64}}
+    stages = {"base": {"steps": 64}, "ssr2": {"steps": 192}}
 
     def heights(verdict: Refusal | None) -> set[int]:
         """Of all previews."""
