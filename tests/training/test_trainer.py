@@ -214,6 +214,7 @@ def test_a_gradient_that_is_never_finite_ends_the_run(tiny, tmp_path):
         trainer.run()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[0]["skipped"] == 5
+    assert latest(tmp_path) is None  # it would only be gone on with
 
 
 def test_initialising_takes_what_fits(tiny, tmp_path):

@@ -13,6 +13,10 @@ IN_A_ROW = 10
 ROLLBACKS = 3
 
 
+class Exploded(ValueError):
+    """Steps are spoiled, and no checkpoint helps: what is trained now is not worth keeping."""
+
+
 class Verdict(Enum):
     GOOD = "good"
     SKIP = "skip"

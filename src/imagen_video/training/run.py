@@ -14,6 +14,7 @@ import torch
 
 from imagen_video.distributed import Lost
 from imagen_video.spec import StageSpec, TrainSpec
+from imagen_video.training.guard import Exploded
 from imagen_video.video import VideoFormat
 from imagen_video.weights import working_dtype
 
@@ -42,8 +43,7 @@ class RunSpec:
     tensorboard: bool = False
 
     def __post_init__(self):
-        above = ["save_minutes", "sheet_minutes", "log_every", "accumulate", "keep"]
-        for name in above:
+        for name in ("save_minutes", "sheet_minutes", "log_every", "accumulate", "keep"):
             if not getattr(self, name) > 0:  # nor is NaN
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if self.minutes is not None and not self.minutes >= 0:
@@ -127,8 +127,10 @@ def keeping(save: Callable[[], None]) -> Iterator[None]:
     """Save what is learned before a ValueError, such as data that cannot be read, ends a run."""
     try:
         yield
+    except Exploded:
+        raise
     except ValueError:
-        with suppress(ValueError):  # the first one tells
+        with suppress(ValueError, OSError):  # the first one tells
             save()
         raise
 

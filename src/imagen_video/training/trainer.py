@@ -24,7 +24,7 @@ from imagen_video.training import checkpoint, engine
 from imagen_video.training.ahead import Data, Ready, ahead, make_ready
 from imagen_video.training.dry import training_flops
 from imagen_video.training.ema import EMA
-from imagen_video.training.guard import ROLLBACKS, Guard, Verdict
+from imagen_video.training.guard import ROLLBACKS, Exploded, Guard, Verdict
 from imagen_video.training.lora import ADAPTER, Lora
 from imagen_video.training.resume import refuse_other
 from imagen_video.training.run import Every, RunSpec, keeping, noting_interrupt, rate_at
@@ -196,7 +196,7 @@ class Trainer:
         found = self._newest(self.guard.rollbacks - 1)
         if found is None or self.guard.rollbacks > ROLLBACKS:
             again = f" with --init-from {self.out}" if found else ""
-            raise ValueError(
+            raise Exploded(
                 "gradient or loss exploded or was not finite in step after step up to "
                 f"{self.step}: train at a lower learning rate into another --out{again}"
             )
