@@ -17,7 +17,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class GroupNorm(nn.GroupNorm):
-    """torch's, in float32 where its bfloat16 kernel is slow: three to ten times, on CPUs, for
+    """torch's, in float32 where its bfloat16 kernel is slow: three to seven times, on CPUs, for
     images of fewer pixels than `SLOW` in channels-last memory (docs/log.md)."""
 
     SLOW = 1024
