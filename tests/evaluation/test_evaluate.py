@@ -7,62 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from noise import videos  # pyright: ignore
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from imagen_video.cli import main
 from imagen_video.cli.evaluate import Evaluate, run_evaluate
-from imagen_video.distributed import Ranks
 from imagen_video.evaluation.evaluate import EvaluationSpec, tools_of
-from imagen_video.evaluation.prompts import Prompt, prompts_of
-from imagen_video.evaluation.records import Tools
-from imagen_video.evaluation.run import Column, Counts, Evaluation
-from imagen_video.metrics.features import clip_extractor, frame_extractor
-from imagen_video.sampling import save_video
-from imagen_video.video import VideoFormat
+from imagen_video.evaluation.prompts import Prompt
 
 COMMAND = [sys.executable, "-m", "imagen_video", "evaluate"]
 SMALL = ["--until", "tsr1", "--count", "2", "--reference-clips", "4", "--threads", "1"]
 
 
-@pytest.fixture(scope="module")
-def folder(tiny, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("tiny")
-    tiny.save_pretrained(path)
-    return path
-
-
 def run(*words, start: list[str] | None = None) -> subprocess.CompletedProcess:
     command = [*(start or COMMAND), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True)
-
-
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def inside(monkeypatch, capsys):
-    """The same command in this process, which has torch loaded already."""
-
-    def run_inside(*words) -> Done:
-        monkeypatch.setattr(sys, "argv", ["imagen-video", "evaluate", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        return Done(code, *capsys.readouterr())
-
-    return run_inside
 
 
 def told(out: Path) -> dict:
@@ -185,36 +148,10 @@ def test_words_are_not_read_without_a_reader(monkeypatch, tmp_path):
     assert "word" not in facts["answers"]
 
 
-def test_clips_too_short_for_their_features_are_refused_first(tmp_path):
-    needy = replace(clip_extractor("proxy"), shortest=10)
-    with pytest.raises(ValueError, match=r"base has 8 frames to look at and .* needs 10 or more"):
-        Evaluation(
-            columns=[Column("base", VideoFormat(8, 24, 40, 3.0))],
-            prompts=[Prompt("a duck")],
-            counts=Counts(samples=2, reference=2, own=0),
-            tools=Tools(frames=frame_extractor("proxy"), clips=needy),
-            reference=tmp_path,
-            out=tmp_path,
-            ranks=Ranks(),
-        )
-
-
 def test_other_settings_need_another_folder(inside, folder, whole):
     done = inside(folder, *SMALL, "--out", whole, "--seed", "7")
     assert done.returncode == 2
     assert "another seed" in done.stderr and "--out" in done.stderr
-
-
-def videos(folder: Path, count: int, size: tuple[int, int] = (24, 40)) -> Path:
-    """Noise, told to be a duck."""
-    folder.mkdir(exist_ok=True)
-    generator = torch.Generator().manual_seed(0)
-    prompt = "a duck moving left to right on a blue background, 3D render"
-    for i in range(count):
-        frames = torch.randint(0, 256, (16, 3, *size), dtype=torch.uint8, generator=generator)
-        path = folder / f"{size[0]}-{i}.mp4"
-        save_video(path, frames, fps=3.0, metadata={"prompt": prompt})
-    return folder
 
 
 def test_a_folder_of_videos_is_measured_and_judged(inside, tmp_path):
@@ -229,88 +166,6 @@ def test_a_folder_of_videos_is_measured_and_judged(inside, tmp_path):
     assert {a["question"] for a in section["judges"]} >= {"motion", "concept", "style", "match"}
     assert {a["size"] for a in section["judges"]} == {"24x40"}
     assert sum(section["confusions"]["motion"]["moving left to right"].values()) == 3
-
-
-def test_a_video_that_was_cut_is_named(inside, tmp_path):
-    made = videos(tmp_path / "videos", 2)
-    whole = (made / "24-1.mp4").read_bytes()
-    (made / "24-1.mp4").write_bytes(whole[:-1500])
-    done = inside(made, "--out", tmp_path / "out", "--reference-clips", "2", "--threads", "1")
-    assert done.returncode == 2
-    assert "24-1.mp4" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_other_facts_of_a_prompt_need_another_folder(inside, tmp_path):
-    made, prompts = videos(tmp_path / "videos", 2), tmp_path / "prompts.jsonl"
-    words = (made, "--prompts", prompts, "--reference-clips", "2", "--out", tmp_path / "out")
-    for ground, code in (("red", 0), ("red", 0), ("green", 2)):
-        rows = [{"prompt": f"a video {i}", "background": ground} for i in range(2)]
-        prompts.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")
-        done = inside(*words)
-        assert done.returncode == code, done.stderr[-2000:]
-    assert "another asked" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b'\n{"prompt": null}', "line 2: expected"),
-        (b'{"prompt": " "}', "line 1: expected"),
-        (b'{"prompt": "a", "word": "HELLO WORLD"}', "letters A to Z, got 'HELLO WORLD'"),
-        (b'{"prompt": "sp\xe4t"}', "no UTF-8"),
-    ],
-    ids=["null", "empty", "word", "latin-1"],
-)
-def test_prompts_that_cannot_be_read_say_where(tmp_path, content, says):
-    (tmp_path / "a.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match=says):
-        prompts_of(str(tmp_path / "a.jsonl"), None)
-
-
-def test_one_video_is_no_distribution(inside, folder, tmp_path):
-    done = inside(folder, "--count", "1", "--until", "base", "--out", tmp_path)
-    assert done.returncode == 2
-    assert "two videos or more" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("make", "words", "says"),
-    [
-        (lambda at: at.mkdir(), [], "two or more .mp4"),
-        (lambda at: videos(at, 1), [], "holds one video"),
-        (
-            lambda at: videos(videos(at, 1), 1, (32, 40)),
-            ["--reference-clips", "2"],
-            "videos of one size",
-        ),
-        (lambda at: None, [], "no cascade and no videos"),
-        (lambda at: videos(at, 2), ["--prompts", "nothing.txt"], "no prompts at nothing.txt"),
-        (lambda at: videos(at, 2), ["--count", "4"], "made already"),
-        (lambda at: videos(at, 2), ["--reference-clips", "1"], "reference_clips must be 2"),
-        (lambda at: videos(at, 2), ["--frame-features", "inception.pt"], "no network at"),
-        (lambda at: videos(at, 2), ["--clip", "src"], "cannot load AutoModel"),
-        (lambda at: videos(at, 2), ["--reference", "nowhere"], "no source 'nowhere'"),
-    ],
-    ids=[
-        "empty",
-        "one",
-        "mixed",
-        "missing",
-        "prompts",
-        "count",
-        "few",
-        "inception",
-        "clip",
-        "data",
-    ],
-)
-def test_bad_input_is_one_line(inside, tmp_path, make, words, says):
-    make(tmp_path / "videos")
-    done = inside(tmp_path / "videos", "--out", tmp_path / "out", *words)
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("imagen-video:")]
-    assert says in line
-    assert not (tmp_path / "out" / "settings.json").exists()
 
 
 def browser() -> str:

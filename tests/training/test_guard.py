@@ -6,7 +6,7 @@ import resource
 
 import pytest
 import torch
-from test_trainer import Still, tiny_trainer  # pyright: ignore
+from tiny_trainer import Still, tiny_trainer  # pyright: ignore
 
 from imagen_video import presets
 from imagen_video.data.mix import Mix

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_distributed import close, train  # pyright: ignore
-from test_trainer import Still  # pyright: ignore
+from tiny_trainer import Still  # pyright: ignore
 
 from imagen_video import presets
 from imagen_video.data.mix import Mix

@@ -1,54 +1,27 @@
 """Training: a stage learns what it sees, and a folder holds what is needed to go on."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_trainer import Still, tiny_trainer  # pyright: ignore
 
 from imagen_video import presets
-from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.mix import Mix
-from imagen_video.data.stickers.source import StickerSource
 from imagen_video.diffusion.objective import Draws, Objective, fixed_time
 from imagen_video.stage import Stage
-from imagen_video.text.encoder import MiniLMEncoder
 from imagen_video.training.ahead import Data
-from imagen_video.training.checkpoint import facts_of, latest
+from imagen_video.training.checkpoint import latest
 from imagen_video.training.ema import EMA
 from imagen_video.training.engine import initialise_from
-from imagen_video.training.export import export_stage
 from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec, rate_at, with_steps
 from imagen_video.training.trainer import Trainer
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import VideoFormat, resize, to_float
 from imagen_video.weights import working_dtype
-
-
-class Still:
-    """One moving square: a source that a small network can learn by heart."""
-
-    kinds = frozenset({"video", "image"})
-
-    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
-        frames = torch.full((format.frames, 3, format.height, format.width), 60, dtype=torch.uint8)
-        for i in range(format.frames):
-            left = i * format.width // (2 * format.frames)
-            frames[i, 0, format.height // 4 :, left : left + format.width // 3] = 220
-        box = frames[crop.frame : crop.frame + crop.frames]
-        box = box[:, :, crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-        return Example(box, "a square")
-
-    def image(self, index: int, format: VideoFormat, crop: Crop) -> Example:
-        still = replace(crop, frame=0, frames=1)
-        return self.clip(index, replace(format, frames=1), still)
-
-    def position(self, clips: int, stills: int) -> dict[str, Position]:
-        return {}
-
 
 MINI = {stage.unet: stage for stage in presets.mini().stages if stage.unet.patch > 1}
 """One stage of each network: two that are alike learn the same to the last digit."""
@@ -86,13 +59,6 @@ def test_folded_stage_carries_what_it_predicts(spec):
     assert end < 0.1 * losses[0]
 
 
-def tiny_trainer(folder: Path, tiny, steps: int = 12, **options) -> Trainer:
-    spec = with_steps(presets.tiny().stages[0], steps)
-    torch.manual_seed(0)
-    mix = Mix(Still(), spec, seed=0, steps=steps)
-    return Trainer(Stage(spec), Data(mix, tiny.encoder), folder, RunSpec(workers=0, **options))
-
-
 def test_run_leaves_a_stage_a_log_and_a_sheet(tiny, tmp_path):
     from imagen_video.training.sheets import SheetDrawer, Shown
     from imagen_video.weights import load_stage
@@ -110,101 +76,10 @@ def test_run_leaves_a_stage_a_log_and_a_sheet(tiny, tmp_path):
         assert torch.equal(value, average[name].to(torch.bfloat16))
 
 
-def test_what_a_kill_during_a_save_left_over_is_cleared_away(tiny, tmp_path):
-    half = tmp_path / "checkpoints" / ".step-00000001.part"
-    half.mkdir(parents=True)
-    (half / "shard.safetensors").write_bytes(b"half a checkpoint")
-    (tmp_path / ".model.safetensors.1234.part").touch()
-    assert tiny_trainer(tmp_path, tiny, steps=2).run() == 2
-    assert not half.exists() and not list(tmp_path.glob(".*.part"))
-
-
 def test_minutes_stop_early_but_the_schedule_counts_steps(tiny, tmp_path):
     trainer = tiny_trainer(tmp_path, tiny, steps=10_000, minutes=0.01)
     assert trainer.run() < 10_000
     assert tiny_trainer(tmp_path, tiny, steps=10_000).step == trainer.step
-
-
-def test_another_seed_or_network_does_not_resume(tiny, tmp_path):
-    tiny_trainer(tmp_path, tiny).run()
-    with pytest.raises(ValueError, match="seed 0, not 1"):
-        tiny_trainer(tmp_path, tiny, seed=1)
-    spec = presets.tiny().stages[1]
-    mix = Mix(Still(), spec, seed=0, steps=3)
-    with pytest.raises(
-        ValueError, match=r"another stage \(name base, not tsr1; input None, not .*; and \d+ more\)"
-    ):
-        Trainer(Stage(spec), Data(mix, tiny.encoder), tmp_path, RunSpec(workers=0))
-
-
-def test_another_spec_of_the_same_network_does_not_resume(tiny, tmp_path):
-    """TSR-2 and TSR-3 have equal networks: going on as the wrong one would spoil both."""
-    tiny_trainer(tmp_path, tiny).run()
-    spec = with_steps(presets.tiny().stages[0], 12)
-    longer = replace(spec, train=replace(spec.train, steps=14))
-    for other, told in (
-        (replace(spec, name="other"), "name base, not other"),
-        (replace(spec, logsnr_shift=-1.0), "logsnr_shift -3.0, not -1.0"),
-        (longer, "train.steps 12, not 14"),
-    ):
-        mix = Mix(Still(), other, seed=0, steps=3)
-        with pytest.raises(ValueError, match=rf"trained as another stage \({told}\)"):
-            Trainer(Stage(other), Data(mix, tiny.encoder), tmp_path, RunSpec(workers=0))
-
-
-def test_other_data_does_not_go_on(tiny, tmp_path):
-    """By another name it may be the same: what counts is how much of each source was shown."""
-    tiny_trainer(tmp_path, tiny).run()
-    trainer = tiny_trainer(tmp_path, tiny)
-    spec, stickers = trainer.stage.spec, Mix(StickerSource(0), trainer.stage.spec, seed=0, steps=3)
-    told = r"up to step 12 on nothing more, not on stickers.* \(\d+ clips and \d+ stills of it"
-    with pytest.raises(ValueError, match=told):
-        Trainer(Stage(spec), Data(stickers, tiny.encoder), tmp_path, RunSpec(workers=0))
-
-
-def test_other_text_does_not_go_on(tiny, tmp_path):
-    trainer = tiny_trainer(tmp_path, tiny)
-    trainer.run()
-    encoder = MiniLMEncoder(tiny.encoder.length + 1)
-    with pytest.raises(ValueError, match="embeddings of minilm of 32 tokens, not of minilm of 33"):
-        Trainer(trainer.stage, Data(trainer.data.mix, encoder), tmp_path, RunSpec(workers=0))
-
-
-class Ending(Still):
-    """A source that cannot be read after a while."""
-
-    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
-        if index > 12:
-            raise ValueError("nothing more")
-        return super().clip(index, format, crop)
-
-
-def test_what_was_learned_is_saved_when_data_ends_the_run(tiny, tmp_path):
-    trainer = tiny_trainer(tmp_path, tiny)
-    trainer.data.mix.source = Ending()
-    with pytest.raises(ValueError, match="nothing more"):
-        trainer.run()
-    found = latest(tmp_path)
-    assert found is not None and facts_of(found)["step"] == trainer.step > 2
-
-
-@pytest.mark.parametrize("spoil", ["cut", "gone", "facts"])
-def test_a_damaged_checkpoint_is_told_with_what_to_do(tiny, tmp_path, spoil):
-    tiny_trainer(tmp_path, tiny).run()
-    newest = latest(tmp_path)
-    assert newest is not None
-    (shard,) = newest.glob("*.safetensors")
-    if spoil == "facts":
-        (newest / "facts.json").write_text("")
-    elif spoil == "gone":
-        shard.unlink()
-    else:
-        os.truncate(shard, 100_000)
-    told = rf"{newest.name} is damaged \(.*\): remove that folder, and the run goes on"
-    with pytest.raises(ValueError, match=told):
-        tiny_trainer(tmp_path, tiny)
-    with pytest.raises(ValueError, match=told):
-        export_stage(tmp_path, tmp_path / "exported")
 
 
 def test_a_gradient_that_is_never_finite_ends_the_run(tiny, tmp_path):
@@ -268,44 +143,6 @@ def test_every_stage_learns_from_clips_and_images(spec, tiny):
         optimizer.step()
         losses.append(loss.value.item())
     assert sum(losses[-4:]) < 0.7 * sum(losses[:4])
-
-
-def test_a_stride_shows_every_nth_frame_and_tells_which():
-    spec = presets.mini().stages[0]
-    strided = replace(spec, train=replace(spec.train, stride=4))
-    for step in range(4):
-        whole, some = (Mix(StickerSource(0), s, seed=0, steps=4)[step] for s in (spec, strided))
-        assert whole.frame_index.tolist() == list(range(16))
-        assert some.frame_index.diff().unique().tolist() == [4]
-        clips = some.is_video
-        assert torch.equal(some.video[clips], whole.video[clips][:, some.frame_index])
-        assert len(some.captions[-1]) == some.video.shape[1] == 4
-
-
-@pytest.mark.parametrize("stage", ["base", "ssr1"])
-def test_what_a_batch_says_is_known_without_its_pixels(stage):
-    mix = Mix(StickerSource(0), presets.mini().stage(stage), seed=0, steps=3)
-    for step in range(3):
-        assert set(mix.captions(step)) == {text for row in mix[step].captions for text in row}
-
-
-def test_crops_of_a_clip_share_place_and_low_resolution_grid():
-    spec = presets.tiny().stages[3]
-    spec = replace(spec, train=replace(spec.train, crop=(16, 16), frames=2))
-    seen: list[Crop] = []
-
-    class Spy(Still):
-        def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
-            seen.append(crop)
-            return super().clip(index, format, crop)
-
-    mix = Mix(Spy(), spec, seed=0, steps=8)
-    for step in range(8):
-        batch = mix[step]
-        assert batch.video.shape == (3, 2, 3, 16, 16)
-        assert torch.equal(batch.video, mix[step].video)
-    assert all(crop.top % 2 == crop.left % 2 == 0 for crop in seen)
-    assert len({(crop.top, crop.left) for crop in seen}) > 4
 
 
 def trained(folder: Path, tiny, **options) -> dict[str, torch.Tensor]:
