@@ -28,7 +28,6 @@ from imagen_video.diffusion.objective import Weighting
 from imagen_video.evaluation.evaluate import EvaluationSpec, evaluate, tools_of
 from imagen_video.evaluation.prompts import prompts_of
 from imagen_video.evaluation.records import Features, Record
-from imagen_video.evaluation.run import size_of, spaced_format
 from imagen_video.evaluation.scores import stacked
 from imagen_video.index import INDEX, load_spec
 from imagen_video.info import describe
@@ -230,7 +229,7 @@ class Table:
         """How rows are compared: by the reference's frames and clips."""
         first = row_folder("constant", "undistilled", self.options)
         format = presets.find(self.options.model).stage(self.options.until).output
-        place = first / "records" / "reference" / size_of(spaced_format(format))
+        place = first / "records" / "reference" / str(format)
         paths = sorted(place.glob("*.safetensors"))
         features = Features.of([Record.load(path) for path in paths])
         frames, clips = features.frames.flatten(0, 1), features.clips

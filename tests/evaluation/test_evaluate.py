@@ -123,15 +123,16 @@ def test_references_are_kept_for_other_evaluations(inside, folder, whole, tmp_pa
             assert mine["truth"] is None
     done = inside(folder, "--until", "ssr1", "--out", tmp_path / "ssr1", "--reference", kept)
     assert done.returncode == 2
-    assert "holds no features of 8x16x24" in done.stderr
+    assert "holds no features of 8x16x24@6" in done.stderr
     assert not (tmp_path / "ssr1").exists()  # before anything is made
 
 
 def test_features_of_another_network_are_no_reference(inside, folder, whole, tmp_path):
     kept = tmp_path / "kept.safetensors"
     with safe_open(whole / "reference.safetensors", framework="pt") as file:
-        facts = file.metadata()["facts"].replace("579344248a93e230", "0" * 16)
-    save_file(load_file(whole / "reference.safetensors"), kept, metadata={"facts": facts})
+        metadata = file.metadata()
+    metadata["facts"] = metadata["facts"].replace("579344248a93e230", "0" * 16)
+    save_file(load_file(whole / "reference.safetensors"), kept, metadata=metadata)
     done = inside(folder, *SMALL, "--out", tmp_path / "out", "--reference", kept)
     assert done.returncode == 2
     assert "was made by" in done.stderr and "use one extractor" in done.stderr

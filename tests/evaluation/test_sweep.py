@@ -118,7 +118,7 @@ def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path, monkeypatch):
     main()
     rows = json.loads((out / "sweep.json").read_text())
     assert {row["sampler"]["num_steps"] for row in rows} == {1, 3}
-    assert len(list((out / "records" / "reference" / "8x16x24").iterdir())) == 4
+    assert len(list((out / "records" / "reference" / "8x16x24@6").iterdir())) == 4
     again = Cascade.from_pretrained(best)
     assert again.spec.stage("ssr1").sampler.num_steps == rows[0]["sampler"]["num_steps"]
     assert again.spec.stage("base") == tiny.spec.stage("base")

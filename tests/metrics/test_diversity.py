@@ -70,3 +70,20 @@ def test_too_few_are_named():
         coverage_of(rows(4, 0), rows(9, 0))
     with pytest.raises(ValueError, match="2 samples or more, got 1"):
         kernel_distance(rows(9, 0), rows(1, 0))
+
+
+def test_samples_of_a_list_of_prompts_are_not_nearer_than_its_true_clips():
+    """Each set has every prompt once: without a word on that a perfect model is below 0."""
+    prompts, told = 3 * rows(12, 0), [f"prompt {i}" for i in range(12)]
+    few, plain = [], []
+    for seed in range(40):
+        fake, real = prompts + rows(12, seed + 1), prompts.repeat(2, 1) + rows(24, seed + 100)
+        few.append(kernel_distance(fake, real, (told, told * 2)))
+        plain.append(kernel_distance(fake, real))
+    spread = torch.tensor(few).std().item() / 40**0.5
+    assert abs(sum(few) / 40) < 3 * spread < 0.3 * -sum(plain) / 40
+    apart = kernel_distance(prompts + rows(12, 0, 1.0), prompts + rows(12, 1), (told, told))
+    assert apart > 10 * spread
+    # Of one prompt all are of one distribution: nothing is left out.
+    one = ["a"] * 12, ["a"] * 24
+    assert kernel_distance(fake, real, one) == pytest.approx(kernel_distance(fake, real))

@@ -25,7 +25,7 @@ from imagen_video.video import Frames
 
 Start = UInt8[Tensor, "start_f c h w"]
 SPACED = 16
-"""Frames, evenly spaced over a clip, that features are taken from."""
+"""Frames, evenly spaced over a clip, that features are taken from and judges look at."""
 RUN = 17
 """Frames in a row, from the beginning, that motion is measured on."""
 
@@ -63,19 +63,21 @@ class Record:
 
 @dataclass(frozen=True)
 class Features:
-    """Of many clips: a vector a frame, and a vector a clip."""
+    """Of many clips: a vector a frame, a vector a clip, and what each shows, in words."""
 
     frames: Float[Tensor, "v n d"]
     clips: Float[Tensor, "v c"]
+    prompts: Sequence[str]
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Features":
         frames = torch.stack([record.frames for record in records])
-        return cls(frames, torch.stack([record.clip for record in records]))
+        clips = torch.stack([record.clip for record in records])
+        return cls(frames, clips, [record.facts["prompt"] for record in records])
 
     @classmethod
-    def load(cls, path: Path, size: str, facts: str) -> "Features":
-        """Those of one size in a file of `save_features`; ValueError where it does not fit."""
+    def load(cls, path: Path, format: str, facts: str) -> "Features":
+        """Those of one format in a file of `save_features`; ValueError where it does not fit."""
         if not path.is_file():
             raise ValueError(
                 f"no reference at {path}: give stickers, data, or the reference.safetensors that "
@@ -83,26 +85,27 @@ class Features:
             )
         try:
             with safe_open(path, framework="pt") as file:
-                made_by = (file.metadata() or {})["facts"]
-                frames, clips = (file.get_tensor(f"{size}/{n}") for n in ("frames", "clips"))
-        except (SafetensorError, KeyError) as error:
+                made_by, prompts = (file.metadata()[n] for n in ("facts", f"{format}/prompts"))
+                frames, clips = (file.get_tensor(f"{format}/{n}") for n in ("frames", "clips"))
+        except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} holds no features of {size}: evaluate the same stages ({error})"
+                f"{path} holds no features of {format}: evaluate the same stages ({error})"
             ) from None
         if made_by != facts:
             raise ValueError(f"{path} was made by {made_by}, not by {facts}: use one extractor")
-        return cls(frames, clips)
+        return cls(frames, clips, json.loads(prompts))
 
 
-def save_features(path: Path, sizes: Mapping[str, Features], facts: str) -> None:
-    """The features of reference clips by size."""
+def save_features(path: Path, formats: Mapping[str, Features], facts: str) -> None:
+    """The features of reference clips by format."""
     tensors = {
-        f"{size}/{name}": value.contiguous()
-        for size, features in sizes.items()
+        f"{format}/{name}": value.contiguous()
+        for format, features in formats.items()
         for name, value in (("frames", features.frames), ("clips", features.clips))
     }
+    prompts = {f"{format}/prompts": json.dumps(f.prompts) for format, f in formats.items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"facts": facts})
+        save_file(tensors, temporary, metadata={"facts": facts, **prompts})
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Tools:
             "flicker": flicker(self.frames(first)),
         }
         if self.panel:
-            facts["answers"] = self.panel(video)
+            facts["answers"] = self.panel(spaced)
         asked = facts.get("asked", {})
         turned = self.rotation(spaced, asked) if self.rotation else None
         if turned:  # by the views; the network that knows the flat motions cannot tell it
@@ -143,23 +146,29 @@ class Tools:
             aligned = self.aligner.video(spaced)
         return replace(self.features(spaced), aligned=aligned, facts=facts)
 
-    def features(self, video: Frames) -> Record:
+    def features(self, spaced: Frames, prompt: str = "") -> Record:
         """What distributions are fitted on, and nothing else: matching the blocks of a large clip
         takes a minute."""
         return Record(
-            frames=self.frames(video),
-            clip=self.clips(video)[0],
+            frames=self.frames(spaced),
+            clip=self.clips(spaced)[0],
             aligned=torch.zeros(0, 0),
-            facts={},
+            facts={"prompt": prompt},
         )
 
 
+def looked_at(frames: int) -> list[int]:
+    """Which of so many frames are looked at: at most SPACED, evenly spaced. Of each stretch it is
+    the last: the first of an upsampled video is one that its temporal stages were given."""
+    count = min(SPACED, frames)
+    return [(i + 1) * frames // count - 1 for i in range(count)]
+
+
 def evenly(video: Frames) -> UInt8[Tensor, "n c h w"]:
-    """At most SPACED frames, evenly spaced."""
+    """The frames that are looked at."""
     if len(video) < 3:
         raise ValueError(f"a video of {len(video)} frames cannot be evaluated: give 3 or more")
-    count = min(SPACED, len(video))
-    return video[torch.arange(count) * len(video) // count]
+    return video[looked_at(len(video))]
 
 
 def settings_of(tools: Tools, **more: Any) -> dict[str, Any]:

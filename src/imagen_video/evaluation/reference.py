@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -32,8 +32,8 @@ LAYOUT = 10_000
 class Reference(Protocol):
     """Endless true clips: the same index is the same clip at every format."""
 
-    def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
-        """The first `frames` frames of clip `index`."""
+    def clip(self, index: int, format: VideoFormat, frames: Sequence[int]) -> Example:
+        """These frames of clip `index`, in order."""
         ...
 
 
@@ -45,12 +45,12 @@ class StickerReference:
 
     prompts: Sequence[Prompt]
 
-    def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
+    def clip(self, index: int, format: VideoFormat, frames: Sequence[int]) -> Example:
         scene = self._scene(index)
-        crop = Crop(0, 0, 0, frames, format.height, format.width)
+        parts = [render(scene, format, crop=crop) for crop in stretches(frames, format)]
         names = ("background", "word") if scene.attributes.word else FIELDS
         facts = {name: getattr(scene.attributes, name) for name in names}
-        return Example(render(scene, format, crop=crop), scene.caption, facts)
+        return Example(torch.cat(parts), scene.caption, facts)
 
     def _scene(self, index: int) -> Scene:
         facts = self.prompts[index % len(self.prompts)].facts
@@ -79,8 +79,20 @@ class DataReference:
         """Whether the first so many clips show some of them twice."""
         return any(place.clip_epoch for place in self.source.position(clips - 1, 0).values())
 
-    def clip(self, index: int, format: VideoFormat, frames: int) -> Example:
-        return self.source.clip(index, format, Crop(0, 0, 0, frames, format.height, format.width))
+    def clip(self, index: int, format: VideoFormat, frames: Sequence[int]) -> Example:
+        first, count = frames[0], frames[-1] + 1 - frames[0]
+        crop = Crop(first, 0, 0, count, format.height, format.width)
+        found = self.source.clip(index, format, crop)
+        return replace(found, video=found.video[[frame - first for frame in frames]])
+
+
+def stretches(frames: Sequence[int], format: VideoFormat) -> Iterator[Crop]:
+    """Frames as whole pictures, those in a row together: others need not be drawn."""
+    first = 0
+    for i, frame in enumerate(frames):
+        if i + 1 == len(frames) or frames[i + 1] != frame + 1:
+            yield Crop(frames[first], 0, 0, i + 1 - first, format.height, format.width)
+            first = i + 1
 
 
 @functools.cache

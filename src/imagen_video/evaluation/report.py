@@ -10,24 +10,24 @@ from typing import Any
 
 from torch import Tensor
 
-from imagen_video.evaluation.records import Features, Record
+from imagen_video.evaluation.records import Features, Record, looked_at
 from imagen_video.evaluation.run import Column, Evaluation
 from imagen_video.evaluation.scores import (
     EQUAL,
     HIGHER,
     Measure,
+    fidelities,
     frechet,
     judged,
     mean_of,
-    neighbours,
     own_error,
     questions,
     share_of,
     stacked,
     told,
-    varieties,
     vectors,
 )
+from imagen_video.evaluation.variety import Shown, neighbours, varieties
 from imagen_video.files import replacing
 from imagen_video.metrics.alignment import Aligner, fit, retrieved, score
 from imagen_video.metrics.frechet import Moments, Target
@@ -105,14 +105,27 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     def of_clips(records: Sequence[Record]) -> Tensor:
         return Features.of(records).clips[:, None]
 
-    target = Target(Moments.of(reference.frames.flatten(0, 1)))
+    target, d = Target(Moments.of(reference.frames.flatten(0, 1))), reference.frames.shape[-1]
+    if len(reference.clips) <= d:
+        warnings.warn(
+            f"{len(reference.clips)} reference clips and features of {d} numbers: the Frechet "
+            "distance comes out too large; take more --reference-clips",
+            stacklevel=2,
+        )
     rows = (stacked(samples), stacked(truth) if truth else None)
     section.measures += frechet("FID", rows, target, proxy=frames, **drawn)
     rows = (of_clips(samples), of_clips(truth) if truth else None)
     whole = Target(Moments.of(reference.clips))
     section.measures += frechet("FVD", rows, whole, proxy=clips, **drawn)
-    real, true = reference.frames.mean(1), vectors(truth) if truth else None
-    section.measures += neighbours(vectors(samples), true, real, proxy=frames, **drawn)
+    shown = [evaluation.prompt(i).text for i in range(len(samples))]
+    meant = [evaluation.shows(i, record.facts["prompt"]) for i, record in enumerate(truth)]
+    section.measures += neighbours(
+        Shown(vectors(samples), shown),
+        Shown(vectors(truth), meant) if truth else None,
+        Shown(reference.frames.mean(1), reference.prompts),
+        proxy=frames,
+        **drawn,
+    )
     section.measures += varieties(samples, truth, proxy=frames)
     for name, proxy in (("warping", False), ("flicker", frames)):
         values, others = ([r.facts[name] for r in some] for some in (samples, truth))
@@ -121,7 +134,8 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     section.by_position = by_position(target, samples, truth, section.frames, proxy=frames)
     own = evaluation.records("own", column.name, counts.own)
     if own:
-        section.own = own_error(own, samples, target, proxy=frames, seed=seed)
+        section.own = own_error(own, samples, target, proxy=frames, **drawn)
+    section.measures += fidelities(samples, repeats)
     if tools.aligner and samples[0].aligned.numel():
         section.measures += alignments(evaluation, tools.aligner, samples, truth, repeats)
     if tools.panel:
@@ -140,8 +154,8 @@ def by_position(
     ours = [target.of(rows) for rows in stacked(samples).unbind(1)]
     theirs = [target.of(rows) for rows in stacked(truth).unbind(1)] if truth else [None] * len(ours)
     return [
-        Position(frame=i * frames // len(ours), fid=fid, truth=true, proxy=proxy)
-        for i, (fid, true) in enumerate(zip(ours, theirs, strict=True))
+        Position(frame=frame, fid=fid, truth=true, proxy=proxy)
+        for frame, fid, true in zip(looked_at(frames), ours, theirs, strict=True)
     ]
 
 

@@ -28,21 +28,18 @@ from imagen_video.evaluation.records import (
     Features,
     Record,
     Tools,
-    evenly,
+    looked_at,
     save_features,
 )
-from imagen_video.evaluation.reference import DataReference, Reference
+from imagen_video.evaluation.reference import DataReference, Reference, StickerReference
+from imagen_video.evaluation.upsampled import interpolated, made_small, own_psnr
 from imagen_video.files import replacing
-from imagen_video.lowres import low_from_truth
-from imagen_video.metrics.measures import blend, psnr
 from imagen_video.metrics.upsampling import fidelity
 from imagen_video.sampling import SampleSpec, save_video
-from imagen_video.shapes import UInt8
 from imagen_video.spec import StageSpec
 from imagen_video.video import Frames, VideoFormat, resize, to_float, to_uint8
 
 SETTINGS = "settings.json"
-Small = UInt8[torch.Tensor, "low_f c low_h low_w"]
 SHOWN = 192
 """Height of the videos that the report shows."""
 
@@ -147,11 +144,12 @@ class Evaluation:
                 stacklevel=2,
             )
         for column in self.columns:
-            spaced = spaced_format(column.format)
-            size = size_of(spaced)
-            for i in self.missing("reference", size, self.counts.reference, f"reference {size}"):
-                video = self.reference.clip(i, spaced, spaced.frames).video
-                self.tools.features(evenly(video)).save(self.path("reference", size, i))
+            format, seen = str(column.format), looked_at(column.format.frames)
+            count, label = self.counts.reference, f"reference {format}"
+            for i in self.missing("reference", format, count, label):
+                true = self.reference.clip(i, column.format, seen)
+                found = self.tools.features(true.video, self.shows(i, true.caption))
+                found.save(self.path("reference", format, i))
             label = f"truth {column.name}"
             for i in self.missing("truth", column.name, self.counts.samples, label):
                 truth = self.truth(self.reference, self.first_truth + i, column.format)
@@ -159,9 +157,8 @@ class Evaluation:
 
     def truth(self, reference: Reference, index: int, format: VideoFormat) -> Record:
         """What is seen in a true clip; its first frames are at the column's own rate."""
-        spaced = spaced_format(format)
-        whole = reference.clip(index, spaced, spaced.frames)
-        start = reference.clip(index, format, min(RUN, format.frames))
+        whole = reference.clip(index, format, looked_at(format.frames))
+        start = reference.clip(index, format, range(min(RUN, format.frames)))
         facts = {"prompt": whole.caption, "asked": dict(whole.attributes)}
         return self.tools.record(whole.video, start.video, **facts)
 
@@ -190,6 +187,11 @@ class Evaluation:
     def prompt(self, index: int) -> Prompt:
         return self.prompts[index % len(self.prompts)]
 
+    def shows(self, index: int, caption: str) -> str:
+        """What true clip `index` shows: the prompt that a sticker is drawn for, which its caption
+        may say in other words."""
+        return self.prompt(index).text if isinstance(self.reference, StickerReference) else caption
+
     def make_own(self, cascade: Cascade, wanted: Callable[[int, str], SampleSpec]) -> None:
         """Every upsampling stage alone, from true low-resolution video."""
         if isinstance(self.reference, Path):
@@ -200,7 +202,7 @@ class Evaluation:
             spec = cascade.spec.stage(column.name)
             label = f"own {column.name}"
             for i in self.missing("own", column.name, self.counts.own, label):
-                whole = column.format.frames
+                whole = range(column.format.frames)
                 true = self.reference.clip(self.first_truth + i, column.format, whole)
                 made = self.own(cascade, spec, true, wanted(i, spec.name))
                 made.save(self.path("own", column.name, i))
@@ -214,7 +216,8 @@ class Evaluation:
             made = progress.video
         assert made is not None
         facts: dict[str, Any] = fidelity(made, true.video, spec.output.fps)
-        facts["interpolated"] = psnr(interpolated(low, spec), true.video)
+        facts["psnr"] = own_psnr(made, true.video, spec)
+        facts["interpolated"] = own_psnr(interpolated(low, spec), true.video, spec)
         facts |= {"prompt": true.caption, "asked": dict(true.attributes)}
         return self.tools.record(made, **facts)
 
@@ -233,18 +236,17 @@ class Evaluation:
         save_video(path, video, fps=fps, metadata={"prompt": self.prompt(index).text})
 
     def features(self, format: VideoFormat) -> Features:
-        """Of the reference clips of a size, in float32."""
-        size = size_of(spaced_format(format))
+        """Of the reference clips of a format, in float32."""
         if isinstance(self.reference, Path):
-            return Features.load(self.reference, size, self.facts)
-        return Features.of(self.records("reference", size, self.counts.reference))
+            return Features.load(self.reference, str(format), self.facts)
+        return Features.of(self.records("reference", str(format), self.counts.reference))
 
     def keep_references(self) -> None:
         """Write the features of all reference clips as one file, for other evaluations."""
         if isinstance(self.reference, Path):
             return
-        sizes = {size_of(spaced_format(c.format)): self.features(c.format) for c in self.columns}
-        save_features(self.reference_path, sizes, self.facts)
+        formats = {str(c.format): self.features(c.format) for c in self.columns}
+        save_features(self.reference_path, formats, self.facts)
 
     @property
     def reference_path(self) -> Path:
@@ -263,35 +265,6 @@ class Evaluation:
         """All records of a set that are there."""
         paths = [self.path(kind, column, i) for i in range(count)]
         return [Record.load(path) for path in paths if path.exists()]
-
-
-def spaced_format(format: VideoFormat) -> VideoFormat:
-    """The same seconds in at most SPACED frames: those that features are taken from."""
-    frames = min(SPACED, format.frames)
-    return VideoFormat(frames, *format.size, format.fps * frames / format.frames)
-
-
-def size_of(format: VideoFormat) -> str:
-    """Frames x height x width: true clips of one size are looked at once."""
-    return f"{format.frames}x{format.height}x{format.width}"
-
-
-def made_small(video: Frames, spec: StageSpec) -> Small:
-    """What a stage starts from, of the video that it is to make."""
-    return to_uint8(low_from_truth(to_float(video)[None], spec))[0]
-
-
-def interpolated(low: Small, spec: StageSpec) -> Frames:
-    """Upsampling without a model: known frames blended in time, bicubic in space."""
-    video = blend(low, spec.time_factor)
-    if spec.space_factor == 1:
-        return video
-    height, width = (side * spec.space_factor for side in low.shape[-2:])
-    parts = [
-        to_uint8(resize(to_float(part)[None], height, width, mode="bicubic"))[0]
-        for part in video.split(16)
-    ]
-    return torch.cat(parts)
 
 
 def computed_by(cascade: Cascade) -> dict[str, str]:

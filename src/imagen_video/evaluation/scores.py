@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from imagen_video.evaluation.records import Features, Record
-from imagen_video.metrics import diversity
 from imagen_video.metrics.frechet import SIZES, Target, bootstrap, extrapolated
 from imagen_video.metrics.measures import wilson
 
 LOWER, HIGHER, EQUAL = "lower", "higher", "as true clips"
+LOSSLESS = 60.0
+"""Decibels that no PSNR counts above: one clip that stands still would outweigh all others."""
 DRAWS = 1000
 """Draws for the interval of a mean."""
 HALVES = 50
 """Draws of half of the videos for the interval of KID and of what counts neighbours."""
 ENOUGH = 4
-"""Feature vectors for each of their numbers, from which the extrapolation of a distance holds."""
+"""Prompts for each number of a feature, from which the extrapolation of a distance holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,12 @@ def frechet(
     video, d); and followed to endless videos, where there are enough."""
     of, truth = len(rows[0]), rows[1]
     samples = together(rows[0], repeats).flatten(1, 2)
-    count, d = samples.shape[0] * samples.shape[1], samples.shape[2]
+    # Frames of a video, and videos of a prompt, are alike: they do not make many of few.
+    count, d = len(samples), samples.shape[2]
     if count <= d:
         warnings.warn(
-            f"{name} of {count} feature vectors of {d} numbers is too large: compare it only with "
-            "others of as many, or ask for a larger --count",
+            f"{name} of the videos of {count} prompts, by features of {d} numbers, is too large: "
+            "compare it only with others of as many, or ask for a larger --count",
             stacklevel=2,
         )
     found = bootstrap(target, samples, seed)
@@ -78,7 +80,6 @@ def frechet(
     true = None if truth is None else target.of(truth.flatten(0, 1))
     spread = {"value": found.value, "low": found.low, "high": found.high}
     measures = [Measure(name=name, truth=true, **spread, **common)]
-    # Frames of a video, and videos of a prompt, are alike: they do not make many of few.
     if len(samples) >= max(ENOUGH * d, 2 * SIZES):
         endless, true = (
             None if some is None else extrapolated(target, some, seed) for some in (samples, truth)
@@ -88,104 +89,30 @@ def frechet(
     return measures
 
 
-def neighbours(
-    samples: Tensor,
-    truth: Tensor | None,
-    real: Tensor,
-    *,
-    proxy: bool,
-    seed: int,
-    repeats: int = 1,
-) -> list[Measure]:
-    """KID, precision, recall, density and coverage, over one vector a video."""
-    common, groups = {"of": len(samples), "proxy": proxy}, together(samples, repeats)
-
-    def kid(rows: Tensor) -> float:
-        return diversity.kernel_distance(rows.flatten(0, 1), real)
-
-    true = None if truth is None else kid(truth[None])
-    spread = by_halves(kid, groups, seed, fewest=-(-2 // repeats))
-    found = [Measure(name="KID", truth=true, better=LOWER, **spread, **common)]
-    fewest = min(len(samples), len(real))
-    if fewest <= diversity.NEAREST:
-        warnings.warn(
-            f"precision, recall, density and coverage need {diversity.NEAREST + 1} videos and "
-            f"reference clips or more, got {len(samples)} and {len(real)}: ask for more",
-            stacklevel=2,
-        )
-        return found
-    theirs = {} if truth is None else diversity.coverage_of(truth, real)
-    for name in ("precision", "recall", "density", "coverage"):
-
-        def share(rows: Tensor, name: str = name) -> float:
-            return diversity.coverage_of(rows.flatten(0, 1), real)[name]
-
-        fewest = -(-(diversity.NEAREST + 1) // repeats)
-        bounds = {"least": 0.0, "most": math.inf if name == "density" else 1.0}
-        spread = by_halves(share, groups, seed, fewest=fewest, **bounds)
-        found.append(Measure(name=name, truth=theirs.get(name), better=HIGHER, **spread, **common))
-    return found
-
-
 def by_halves(
     statistic: Callable[[Tensor], float],
-    rows: Tensor,
+    count: int,
     seed: int,
     *,
     fewest: int,
     least: float = -math.inf,
     most: float = math.inf,
 ) -> dict[str, float | None]:
-    """Value and interval of what cannot stand a video twice: halves of the videos are drawn
-    without putting back, which spread as the whole does (a delete-half jackknife). No interval
-    where a half has not the `fewest` that the statistic takes; none beyond the `least` and the
-    `most` that it can be."""
-    value = statistic(rows)
-    half = len(rows) // 2
+    """Value and interval of what cannot stand a video twice: halves of `count` prompts are drawn
+    without putting back, which spread as the whole does (a delete-half jackknife). The statistic
+    takes the numbers of those drawn. No interval where a half has not the `fewest` that it takes;
+    none beyond the `least` and the `most` that it can be."""
+    value = statistic(torch.arange(count))
+    half = count // 2
     if half < fewest:
         return {"value": value}
     generator = torch.Generator().manual_seed(seed)
     draws = torch.tensor(
-        [
-            statistic(rows[torch.randperm(len(rows), generator=generator)[:half]])
-            for _ in range(HALVES)
-        ],
+        [statistic(torch.randperm(count, generator=generator)[:half]) for _ in range(HALVES)],
         dtype=torch.float64,
     )
     low, high = (draws - draws.mean()).quantile(draws.new_tensor([0.025, 0.975])).tolist()
     return {"value": value, "low": max(least, value + low), "high": min(most, value + high)}
-
-
-def varieties(samples: Sequence[Record], truth: Sequence[Record], *, proxy: bool) -> list[Measure]:
-    """Vendi scores: of all videos, and of those of one prompt where some have several."""
-    common = {"better": EQUAL, "proxy": proxy}
-    found = [
-        Measure(
-            name="Vendi",
-            value=diversity.vendi(vectors(samples)),
-            truth=diversity.vendi(vectors(truth)) if truth else None,
-            of=len(samples),
-            **common,
-        )
-    ]
-    groups: dict[str, list[int]] = {}
-    for i, record in enumerate(samples):
-        if record.facts["prompt"]:
-            groups.setdefault(record.facts["prompt"], []).append(i)
-    several = [group for group in groups.values() if len(group) > 1]
-    if several:
-        ours, theirs = (
-            [diversity.vendi(vectors([some[i] for i in group])) for group in several if some]
-            for some in (samples, truth if _alike(samples, truth) else [])
-        )
-        found.append(mean_of("Vendi of one prompt", ours, theirs, **common))
-    return found
-
-
-def _alike(samples: Sequence[Record], truth: Sequence[Record]) -> bool:
-    """Whether true clip i shows what sample i was asked for."""
-    asked = ([record.facts.get("asked") for record in some] for some in (samples, truth))
-    return len(samples) == len(truth) and all(a and a == b for a, b in zip(*asked, strict=True))
 
 
 def mean_of(
@@ -238,29 +165,49 @@ def share_of(
     )
 
 
+def fidelities(records: Sequence[Record], repeats: int) -> list[Measure]:
+    """How near to the truth a stage came on true input, as far as that was measured: PSNR, of
+    clips that are all but equal LOSSLESS, and the like."""
+    return [
+        mean_of(
+            name,
+            [min(r.facts[name], LOSSLESS) for r in records],
+            [],
+            better=HIGHER,
+            repeats=repeats,
+        )
+        for name in ("psnr", "interpolated", "ssim", "vmaf")
+        if records and all(name in r.facts for r in records)
+    ]
+
+
 def own_error(
-    own: Sequence[Record], samples: Sequence[Record], target: Target, *, proxy: bool, seed: int
+    own: Sequence[Record],
+    samples: Sequence[Record],
+    target: Target,
+    *,
+    proxy: bool,
+    seed: int,
+    repeats: int = 1,
 ) -> list[Measure]:
     """A stage on true input: its fidelity, and its distance beside that of the cascade's output,
     of which the rest is inherited; the videos of both are drawn together."""
-    found = [
-        mean_of(name, [min(r.facts[name], 99.0) for r in own], [], better=HIGHER)
-        for name in ("psnr", "interpolated", "ssim", "vmaf")
-        if all(name in r.facts for r in own)
-    ]
     count = min(len(own), len(samples))
-    alone, whole = (stacked(some[:count]) for some in (own, samples))
+    repeats = repeats if count == len(samples) == len(own) else 1
+    found = fidelities(own, repeats)
+    alone, whole = (
+        together(stacked(some[:count]), repeats).flatten(1, 2) for some in (own, samples)
+    )
     common = {"of": count, "better": LOWER, "proxy": proxy}
     for name, rows in (("FID alone", alone), ("FID in the cascade", whole)):
         e = bootstrap(target, rows, seed)
         found.append(Measure(name=name, value=e.value, low=e.low, high=e.high, **common))
 
-    def rest(rows: Tensor) -> float:
-        first, second = rows.chunk(2, 1)
-        return target.of(second.flatten(0, 1)) - target.of(first.flatten(0, 1))
+    def rest(chosen: Tensor) -> float:
+        first, second = (target.of(rows[chosen].flatten(0, 1)) for rows in (alone, whole))
+        return second - first
 
-    both = torch.cat([alone, whole], 1)
-    spread = by_halves(rest, both, seed, fewest=2)
+    spread = by_halves(rest, len(alone), seed, fewest=2)
     return [*found, Measure(name="inherited", **spread, **common)]
 
 

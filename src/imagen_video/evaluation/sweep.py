@@ -28,8 +28,9 @@ from imagen_video.evaluation.page import EMBER, INK
 from imagen_video.evaluation.prompts import Prompt, prompts_of
 from imagen_video.evaluation.records import settings_of
 from imagen_video.evaluation.report import Report, Section, judges_line, report_of
-from imagen_video.evaluation.run import Column, Counts, Evaluation, computed_by, made_small
+from imagen_video.evaluation.run import Column, Counts, Evaluation, computed_by
 from imagen_video.evaluation.scores import Measure
+from imagen_video.evaluation.upsampled import made_small
 from imagen_video.files import replacing
 from imagen_video.metrics.features import digest_of
 from imagen_video.sampling import SampleSpec, override
@@ -188,7 +189,7 @@ def _tried(
     def low(index: int) -> tuple[Prompt, Frames]:
         assert not isinstance(reference, Path)
         place = evaluation.first_truth + index
-        true = reference.clip(place, stage.output, stage.output.frames)
+        true = reference.clip(place, stage.output, range(stage.output.frames))
         return Prompt(true.caption, true.attributes), made_small(true.video, stage)
 
     evaluation.make_references()

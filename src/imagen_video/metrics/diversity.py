@@ -3,6 +3,8 @@
 All of them take feature vectors, one a sample (a video's frames averaged, say).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,19 +14,34 @@ NEAREST = 5
 """The radius around a sample reaches to its fifth neighbour, as the measures' authors have it."""
 
 
-def kernel_distance(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
+def kernel_distance(
+    a: Float[Tensor, "n d"],
+    b: Float[Tensor, "m d"],
+    of: tuple[Sequence[object], Sequence[object]] | None = None,
+) -> float:
     """KID: the unbiased squared maximum mean discrepancy with kernel (x.y / d + 1)^3 (Binkowski et
-    al. 2018); near 0 for samples of one distribution, below 0 by chance."""
+    al. 2018); near 0 for samples of one distribution, below 0 by chance.
+
+    `of` says what each of both shows, where samples were made for one list of prompts: pairs that
+    show the same are left out everywhere. Otherwise a sample, the only one of its prompt, would
+    meet it among the others alone, and a perfect model would come out below 0.
+    """
     _at_least(a, b, count=2)
     a, b = a.double(), b.double()
+    alike = _alike(*of) if of and len(set(of[0])) > 1 else None
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1) ** 3
 
-    def others(k: Tensor) -> Tensor:
-        return (k.sum() - k.trace()) / (len(k) * (len(k) - 1))
+    def mean(k: Tensor, left_out: Tensor) -> Tensor:
+        return k[~left_out].mean()
 
-    return (others(kernel(a, a)) + others(kernel(b, b)) - 2 * kernel(a, b).mean()).item()
+    own = [torch.eye(len(rows), dtype=torch.bool) for rows in (a, b)]
+    both = torch.zeros(len(a), len(b), dtype=torch.bool)
+    if alike is not None:
+        own, both = [own[0] | alike[0], own[1] | alike[1]], alike[2]
+    within = mean(kernel(a, a), own[0]) + mean(kernel(b, b), own[1])
+    return (within - 2 * mean(kernel(a, b), both)).item()
 
 
 def coverage_of(
@@ -57,6 +74,13 @@ def vendi(features: Float[Tensor, "n d"]) -> float:
 def _radius(rows: Tensor, nearest: int) -> Float[Tensor, " n"]:
     """How far each one's neighbour of that rank is, itself not counted."""
     return torch.cdist(rows, rows).kthvalue(nearest + 1, dim=1).values
+
+
+def _alike(a: Sequence[object], b: Sequence[object]) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of a and a, b and b, and a and b show the same."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys([*a, *b]))}
+    first, second = (torch.tensor([numbers[name] for name in names]) for names in (a, b))
+    return first[:, None] == first, second[:, None] == second, first[:, None] == second
 
 
 def _at_least(*sets: Tensor, count: int) -> None:
