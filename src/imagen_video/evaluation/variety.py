@@ -71,7 +71,7 @@ def neighbours(
         lambda half: kid(samples.chosen(places[half].flatten())),
         len(places),
         seed,
-        fewest=max(2, -(-2 // repeats)),
+        fewest=2,
     )
     found = [Measure(name="KID", truth=true, better=LOWER, **spread, **common)]
     fewest = min(len(samples), len(real))
