@@ -25,7 +25,8 @@ from tyro.conf import Positional
 from imagen_video import presets
 from imagen_video.cascade import Cascade
 from imagen_video.diffusion.objective import Weighting
-from imagen_video.evaluation.evaluate import EvaluationSpec, evaluate, tools_of
+from imagen_video.evaluation.asked import EvaluationSpec, tools_of
+from imagen_video.evaluation.evaluate import evaluate
 from imagen_video.evaluation.prompts import prompts_of
 from imagen_video.evaluation.records import Features, Record
 from imagen_video.evaluation.scores import stacked

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from imagen_video.cli.evaluate import Evaluate, run_evaluate
-from imagen_video.evaluation.evaluate import EvaluationSpec, tools_of
+from imagen_video.evaluation.asked import EvaluationSpec, tools_of
 from imagen_video.evaluation.prompts import Prompt
 
 COMMAND = [sys.executable, "-m", "imagen_video", "evaluate"]
@@ -189,8 +189,10 @@ def test_the_page_plays_its_videos_and_needs_nothing_else(whole, tmp_path):
       ...pictures.map((p) => p.decode().catch(() => 0)),
     ]).then(() => {
       const playing = videos.filter((v) => v.readyState >= 2 && v.videoWidth > 0).length;
-      const drawn = pictures.filter((p) => p.naturalWidth > 0).length;
-      document.body.dataset.found = `${playing} videos, ${drawn} plots`;
+      const drawn = pictures.filter((p) => p.naturalWidth > 0);
+      const plots = drawn.filter((p) => p.closest(".plots")).length;
+      const strips = drawn.length - plots;
+      document.body.dataset.found = `${playing} videos, ${plots} plots, ${strips} strips`;
     });</script>"""
     page = tmp_path / "report.html"
     page.write_text(report + said)
@@ -201,7 +203,8 @@ def test_the_page_plays_its_videos_and_needs_nothing_else(whole, tmp_path):
         [*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, env=env
     )
     # By frame position, and time against distance: three videos are too few for the others.
-    assert 'data-found="2 videos, 2 plots"' in done.stdout
+    wrong = sum(bool(row["wrong"]) for row in told(whole)["ranking"])
+    assert wrong and f'data-found="2 videos, 2 plots, {wrong} strips"' in done.stdout
     fid = next(m for m in told(whole)["sections"][0]["measures"] if m["name"] == "FID")
     for words in (f"{fid['value']:.4g}", f"{fid['low']:.4g} to", "a duck moving left to right"):
         assert words in done.stdout

@@ -38,7 +38,7 @@ def test_a_video_that_was_cut_is_named(inside, tmp_path):
 
 
 def test_other_facts_of_a_prompt_need_another_folder(inside, tmp_path):
-    made, prompts = videos(tmp_path / "videos", 2), tmp_path / "prompts.jsonl"
+    made, prompts = videos(tmp_path / "videos", 2, told=False), tmp_path / "prompts.jsonl"
     words = (made, "--prompts", prompts, "--reference-clips", "2", "--out", tmp_path / "out")
     for ground, code in (("red", 0), ("red", 0), ("green", 2)):
         rows = [{"prompt": f"a video {i}", "background": ground} for i in range(2)]
@@ -55,13 +55,40 @@ def test_other_facts_of_a_prompt_need_another_folder(inside, tmp_path):
         (b'{"prompt": " "}', "line 1: expected"),
         (b'{"prompt": "a", "word": "HELLO WORLD"}', "letters A to Z, got 'HELLO WORLD'"),
         (b'{"prompt": "sp\xe4t"}', "no UTF-8"),
+        (
+            b'{"prompt": "a", "concept": "gramophone"}',
+            "line 1: concept 'gramophone' is nothing that",
+        ),
     ],
-    ids=["null", "empty", "word", "latin-1"],
+    ids=["null", "empty", "word", "latin-1", "concept"],
 )
 def test_prompts_that_cannot_be_read_say_where(tmp_path, content, says):
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(ValueError, match=says):
         prompts_of(str(tmp_path / "a.jsonl"), None)
+
+
+def test_prompts_of_videos_are_in_the_order_of_their_numbers(inside, tmp_path):
+    made = videos(tmp_path / "videos", 11)
+    for i in range(11):
+        (made / f"24-{i}.json").write_text(json.dumps({"prompt": f"video {i}"}))
+    prompts, told = tmp_path / "prompts.txt", [f"video {i}" for i in range(11)]
+    words = (made, "--prompts", prompts, "--reference", "nowhere", "--out", tmp_path / "out")
+    for lines, says in (
+        (told, "no source 'nowhere'"),
+        (told[:5], "holds 5 prompts and"),
+        ([*told[:2], told[10], *told[2:10]], "24-2.mp4 is of 'video 2' as the file beside it"),
+    ):
+        prompts.write_text("\n".join(lines))
+        done = inside(*words)
+        assert done.returncode == 2 and says in done.stderr
+
+
+def test_videos_of_anything_are_not_compared_with_stickers(inside, tmp_path):
+    made = videos(tmp_path / "videos", 2, told=False)
+    (tmp_path / "prompts.txt").write_text("a street in the rain\na dog")
+    done = inside(made, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "give --reference" in done.stderr
 
 
 def test_one_video_is_no_distribution(inside, folder, tmp_path):

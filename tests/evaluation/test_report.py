@@ -1,16 +1,18 @@
 """Measures and pages of made-up records."""
 
+import math
+
 import pytest
 import torch
-from imagen_video.evaluation.variety import varieties
 
+from imagen_video import presets
 from imagen_video.data.stickers import render, scene_for
 from imagen_video.data.stickers.concepts import COLOURS
 from imagen_video.data.stickers.evaluation import FIELDS
 from imagen_video.data.stickers.motions import SOLID_MOTIONS
 from imagen_video.evaluation.page import gallery
 from imagen_video.evaluation.prompts import Prompt
-from imagen_video.evaluation.records import Record, Tools
+from imagen_video.evaluation.records import Record, Tools, looked_at
 from imagen_video.evaluation.reference import DataReference, StickerReference, rotation
 from imagen_video.evaluation.report import Report, by_position
 from imagen_video.evaluation.scores import (
@@ -20,6 +22,8 @@ from imagen_video.evaluation.scores import (
     questions,
     share_of,
 )
+from imagen_video.evaluation.upsampled import own_psnr
+from imagen_video.evaluation.variety import Shown, varieties, within_prompts
 from imagen_video.metrics.features import frame_extractor
 from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.metrics.panel import SHIPPED, Panel
@@ -146,10 +150,44 @@ def test_true_clips_of_a_word_show_that_word():
     assert set(reference.clip(1, small, range(4)).attributes) == set(FIELDS)
 
 
+def test_what_is_looked_at_is_what_temporal_stages_made():
+    """Of every stage of the cascade: none of these frames was given to it."""
+    assert looked_at(16) == list(range(16)) and looked_at(4) == [0, 1, 2, 3]
+    for spec in presets.mini().stages:
+        if spec.kind == "tsr":
+            assert all(frame % spec.time_factor for frame in looked_at(spec.output.frames))
+    reference, format = StickerReference([Prompt("a", {})]), VideoFormat(32, 24, 40, 6.0)
+    whole = reference.clip(0, format, range(32)).video
+    assert torch.equal(reference.clip(0, format, looked_at(32)).video, whole[1::2])
+
+
+def test_a_temporal_stage_is_measured_on_its_own_frames():
+    spec = presets.mini().stage("tsr1")
+    truth = torch.full((32, 3, 8, 8), 100, dtype=torch.uint8)
+    made = truth.clone()
+    made[1::2] += 10
+    assert own_psnr(made, truth, spec) == pytest.approx(20 * math.log10(255 / 10), abs=1e-3)
+    assert own_psnr(made, truth, presets.mini().stage("ssr1")) > own_psnr(made, truth, spec) + 3
+
+
+def test_seeds_of_one_prompt_cover_its_true_clips_or_do_not():
+    generator = torch.Generator().manual_seed(0)
+    near, far = (
+        torch.randn(2, 12, 4, generator=generator) + torch.tensor([0.0, 50.0])[:, None, None]
+    )
+    of = ["a"] * 12 + ["b"] * 12
+    real = Shown(torch.cat([near, far]), of)
+    same = torch.cat([near[:1].expand(12, -1) + 1e-3, far + 0.1])
+    found = {m.name: m for m in within_prompts(Shown(same, of), real, real, proxy=True)}
+    assert found["coverage of one prompt"].value < 0.8 and found["coverage of one prompt"].of == 2
+    assert found["coverage of one prompt"].truth == 1
+    assert not within_prompts(real.chosen(torch.tensor([0, 1, 12])), None, real, proxy=True)
+
+
 def test_a_reference_knows_when_it_repeats(tmp_path):
     for i in range(5):
         frames = torch.full((16, 3, 24, 40), 40 * i, dtype=torch.uint8)
         save_video(tmp_path / f"{i}.mp4", frames, fps=3.0, metadata={})
-        (tmp_path / f"{i}.txt").write_text("a grey wall")
+    (tmp_path / "0.txt").write_text("a grey wall")  # distances need no captions
     reference = DataReference.of([str(tmp_path)], tmp_path / "out")
     assert [reference.repeats(count) for count in (1, 4, 6)] == [False, False, True]

@@ -118,7 +118,7 @@ def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path, monkeypatch):
     main()
     rows = json.loads((out / "sweep.json").read_text())
     assert {row["sampler"]["num_steps"] for row in rows} == {1, 3}
-    assert len(list((out / "records" / "reference" / "8x16x24@6").iterdir())) == 4
+    assert len(list(out.glob("true-*/records/reference/8x16x24@6/*"))) == 4
     again = Cascade.from_pretrained(best)
     assert again.spec.stage("ssr1").sampler.num_steps == rows[0]["sampler"]["num_steps"]
     assert again.spec.stage("base") == tiny.spec.stage("base")
@@ -128,3 +128,11 @@ def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path, monkeypatch):
     main()
     assert {p: p.stat().st_mtime_ns for p in made} == made
     assert json.loads((out / "sweep.json").read_text()) == rows
+
+    # Another sweep in that folder, of other settings: nothing of the first is taken for true clips.
+    words[words.index("1") : words.index("3") + 1] = ["2"]
+    words[words.index("--reference-clips") + 1] = "6"
+    monkeypatch.setattr(sys, "argv", ["imagen-video", "sweep", *map(str, words)])
+    main()
+    found = [len(list(path.iterdir())) for path in out.glob("true-*/records/reference/*")]
+    assert sorted(found) == [4, 6]

@@ -9,7 +9,7 @@ from transformers import (
     SiglipConfig,
     SiglipModel,
     VideoMAEConfig,
-    VideoMAEModel,
+    VideoMAEForVideoClassification,
 )
 
 from imagen_video.data.stickers import render, scene_for
@@ -79,15 +79,19 @@ def test_clip_features_see_motion_that_frames_do_not():
 
 
 class Inception(torch.nn.Module):
-    """What the published TorchScript file of FID takes and gives, in small."""
+    """What the published TorchScript file of FID takes and gives, without a network."""
+
+    def __init__(self, width: int = 2048):
+        super().__init__()
+        self.width = width
 
     def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
         assert images.dtype == torch.uint8 and return_features
-        return images.float().mean((2, 3))
+        return images.float().mean((2, 3)).repeat(1, 1 + self.width // 3)[:, : self.width]
 
 
 class I3D(torch.nn.Module):
-    """What the published TorchScript file of FVD takes and gives, in small."""
+    """What the published TorchScript file of FVD takes and gives, without a network."""
 
     def forward(
         self,
@@ -97,7 +101,7 @@ class I3D(torch.nn.Module):
         return_features: bool = False,
     ) -> torch.Tensor:
         assert not rescale and not resize and return_features
-        return videos.mean((3, 4)).flatten(1)
+        return videos.mean((3, 4)).flatten(1).repeat(1, 12)[:, :400]
 
 
 def scripted(network: torch.nn.Module, path):
@@ -111,13 +115,16 @@ def test_inception_from_a_file(tmp_path):
     extract = frame_extractor(scripted(Inception(), tmp_path / "inception.pt"))
     video = clips(count=1)[0]
     assert not extract.facts.proxy
-    torch.testing.assert_close(extract(video), video.float().mean((2, 3)))
+    torch.testing.assert_close(extract(video)[:, :3], video.float().mean((2, 3)))
+    other = frame_extractor(scripted(Inception(64), tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match=r"other\.pt gives 64 numbers and the InceptionV3 of FID"):
+        other(video)
 
 
 def test_i3d_from_a_file(tmp_path):
     extract = clip_extractor(scripted(I3D(), tmp_path / "i3d.pt"))
     grey = torch.full((12, 3, 48, 80), 255, dtype=torch.uint8)
-    torch.testing.assert_close(extract(grey), torch.ones(1, 36))  # 3 channels of 12 frames, white
+    torch.testing.assert_close(extract(grey), torch.ones(1, 400))  # white
     with pytest.raises(ValueError, match="10 frames or more, got 9"):
         extract(grey[:9])
 
@@ -135,7 +142,9 @@ def videomae(tmp_path_factory):
         num_attention_heads=2,
         intermediate_size=16,
     )
-    VideoMAEModel(config).save_pretrained(folder)
+    network = VideoMAEForVideoClassification(config)
+    network.fc_norm.weight.data.fill_(3.0)
+    network.save_pretrained(folder)
     facts = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     (folder / "preprocessor_config.json").write_text(json.dumps(facts))
     return folder
@@ -146,6 +155,7 @@ def test_videomae_from_a_folder(videomae):
     video = clips(count=1)[0]
     found = extract(video)
     assert found.shape == (1, 16)
+    torch.testing.assert_close(found.std(correction=0), torch.tensor(3.0), rtol=1e-3, atol=0)
     # It looks at 4 frames, evenly spaced, whatever lies between.
     between = video.clone()
     between[1:4] = 0
@@ -176,6 +186,7 @@ TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+SPREAD = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.3, 0.3, 0.3]}
 VISION = {
     "hidden_size": 16,
     "num_hidden_layers": 1,
@@ -192,12 +203,16 @@ def test_clip_and_siglip_from_a_folder(tmp_path, kind):
     if kind == "clip":
         network = CLIPModel(CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=8))
         wanted = {"do_center_crop": True, "resample": 3, "size": {"shortest_edge": 32}}
+        wanted = {"image_processor": wanted | SPREAD}  # as newer versions save a processor
     else:
         network = SiglipModel(SiglipConfig(text_config=TEXT, vision_config=VISION))
-        wanted = {"resample": 3, "size": {"height": 32, "width": 32}}
+        wanted = {"resample": 3, "size": {"height": 32, "width": 32}} | SPREAD
     network.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(wanted))
     tokenizer_into(tmp_path)
+    with pytest.raises(ValueError, match="says no image_mean and image_std"):
+        ClipAligner(str(tmp_path))
+    name = "processor_config.json" if kind == "clip" else "preprocessor_config.json"
+    (tmp_path / name).write_text(json.dumps(wanted))
     aligner = ClipAligner(str(tmp_path))
     video = clips(count=1)[0]
     seen, told = aligner.video(video), aligner.prompts(["red a", "blue a", "blue"])
@@ -209,7 +224,7 @@ def test_clip_and_siglip_from_a_folder(tmp_path, kind):
     sides = video.clone()
     sides[..., :12] = sides[..., -12:] = 0
     assert torch.allclose(aligner.video(sides), seen, atol=1e-5) == (kind == "clip")
-    assert "bicubic" in aligner.facts.resize
+    assert "bicubic" in aligner.facts.resize and "0.4" in aligner.facts.resize
     assert ("crop" in aligner.facts.resize) == (kind == "clip")
     assert not aligner.facts.proxy
 
@@ -229,7 +244,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     (tmp_path / "broken.pt").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="no TorchScript"):
         clip_extractor(str(tmp_path / "broken.pt"))
-    with pytest.raises(ValueError, match="cannot load VideoMAEModel"):
+    with pytest.raises(ValueError, match="cannot load VideoMAEFor"):
         clip_extractor(str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="cannot load AutoModel"):
         ClipAligner(str(tmp_path / "nothing"))

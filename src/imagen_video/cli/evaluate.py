@@ -22,7 +22,8 @@ class Asked:
     reference: tuple[str, ...] = ("stickers",)
     """stickers; folders, manifests or tars of real videos; or the reference.safetensors that an
     earlier evaluation wrote."""
-    reference_clips: int = 128
+    reference_clips: int | None = None
+    """True clips to compare with; default 128, or as many as there are prompts."""
     seed: int = 0
     frame_features: str = "proxy"
     """proxy (an ImageNet EfficientNet-lite), or InceptionV3 as TorchScript, a path or URL."""
@@ -55,7 +56,8 @@ class Evaluate(Asked):
 
 
 def run_evaluate(options: Evaluate) -> None:
-    from imagen_video.evaluation.evaluate import EvaluationSpec, evaluate
+    from imagen_video.evaluation.asked import EvaluationSpec
+    from imagen_video.evaluation.evaluate import evaluate
     from imagen_video.evaluation.report import as_table
     from imagen_video.memory import keep_freed_memory
 
@@ -102,7 +104,7 @@ def run_sweep(options: Sweep) -> None:
     import torch
 
     from imagen_video.cascade import Cascade
-    from imagen_video.evaluation.evaluate import EvaluationSpec
+    from imagen_video.evaluation.asked import EvaluationSpec
     from imagen_video.evaluation.sweep import SweepSpec, as_table, sweep
     from imagen_video.memory import keep_freed_memory
 

@@ -130,6 +130,8 @@ class MediaSource:
         if not len(rows):
             raise ValueError(f"{name} holds no video and no image")
         self.name, self.rows, self.seed, self.bad, self.cropping = name, rows, seed, bad, cropping
+        self.captioned = True
+        """Whether samples without a caption are broken."""
         facts, content = [], blake2b(cropping.encode(), digest_size=8)
         for row in rows:
             facts.append((row.kind == "image", _hash(row, name)))
@@ -166,7 +168,8 @@ class MediaSource:
         for attempt in range(ATTEMPTS):
             row = self.rows[turns[index] if attempt == 0 else turns.other(index, attempt)]
             try:
-                return example_of(row, format, crop, self._place(index, attempt))
+                at = self._place(index, attempt)
+                return example_of(row, format, crop, at, captioned=self.captioned)
             except ValueError as error:
                 self.bad.add(self.name, row.name, error, of=of)
         raise TooManyBad(
@@ -221,11 +224,13 @@ class _Shuffle:
         return int(rows[mixed(self.seed, position, attempt) % len(rows)])
 
 
-def example_of(row: Row, format: VideoFormat, crop: Crop, at: Place) -> Example:
+def example_of(
+    row: Row, format: VideoFormat, crop: Crop, at: Place, *, captioned: bool = True
+) -> Example:
     """What a row shows; ValueError if it cannot be used."""
     if row.broken:
         raise ValueError(f"{str(row.media)!r}: {row.broken}")
-    if not row.caption:
+    if captioned and not row.caption:
         raise ValueError(f"{str(row.media)!r} has no caption")
     if not 0 <= row.start < row.end:
         raise ValueError(f"{str(row.media)!r} is to be used from {row.start} s to {row.end} s")

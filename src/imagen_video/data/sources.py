@@ -23,8 +23,10 @@ def open_source(
     bad: BadSamples,
     cropping: Literal["random", "centre"] = "random",
     part: Part = "train",
+    captioned: bool = True,
 ) -> Source:
-    """The mixture of `names`: each NAME or NAME=WEIGHT (1 by default).
+    """The mixture of `names`: each NAME or NAME=WEIGHT (1 by default); not `captioned`: files
+    without a caption too.
 
     A name is "stickers"; a folder of videos, images and tars; a manifest (.jsonl, .csv,
     .parquet); or tars, as paths or URLs, with {000..012} for many. ValueError if it is nothing of
@@ -40,6 +42,7 @@ def open_source(
             continue
         rows = rows_of(name)
         media = MediaSource(name, rows, seed=seed, bad=bad, cropping=cropping, part=part)
+        media.captioned = captioned
         parts.append((media, weight))
     return parts[0][0] if len(parts) == 1 else Mixture(parts, seed=seed)
 

@@ -5,14 +5,20 @@ import io
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from imagen_video.evaluation.report import Report, Section
 from imagen_video.evaluation.scores import Measure
 from imagen_video.files import replacing
 from imagen_video.metrics.measures import percent
+from imagen_video.pictures import contact_sheet
+from imagen_video.video import read_video, resize, to_float, to_uint8
 
 SHOWN = 3
 """At most so many videos of each rank: best, median, worst."""
 FAILURES = 100
+STRIP, STRIP_HEIGHT = 4, 64
+"""Frames that are shown of a failure, and their pixels."""
 INK, EMBER = "#2563a8", "#c94f2f"
 
 
@@ -31,7 +37,7 @@ def write_page(report: Report, path: Path, *, videos: Path) -> None:
         gallery=gallery(report, videos),
         shades=shades,
         percent=percent,
-        failures=[row for row in report.ranking if row["wrong"]][:FAILURES],
+        failures=failures(report, videos),
     )
     with replacing(path) as temporary:
         temporary.write_text(page)
@@ -92,6 +98,29 @@ def gallery(report: Report, videos: Path) -> dict[str, list[dict[str, Any]]]:
         ]
         for name, members in groups.items()
     }
+
+
+def failures(report: Report, videos: Path) -> list[dict[str, Any]]:
+    """The worst of the samples in which a judge sees something else, some frames of each beside."""
+    rows = [row for row in report.ranking if row["wrong"]][:FAILURES]
+    paths = [videos / f"{row['index']:05}.mp4" for row in rows]
+    return [
+        row | {"strip": strip(path) if path.is_file() else None}
+        for row, path in zip(rows, paths, strict=True)
+    ]
+
+
+def strip(video: Path) -> str:
+    """STRIP small frames of a video side by side, as a data URL."""
+    from PIL import Image
+
+    frames = read_video(video).frames
+    frames = frames[torch.linspace(0, len(frames) - 1, STRIP).round().long()]
+    width = round(frames.shape[-1] * STRIP_HEIGHT / frames.shape[-2])
+    shown = to_uint8(resize(to_float(frames)[None], STRIP_HEIGHT, width))[0]
+    sheet, file = contact_sheet([shown], columns=STRIP), io.BytesIO()
+    Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=85)
+    return data_url(file.getvalue(), "image/jpeg")
 
 
 def data_url(data: bytes, kind: str) -> str:

@@ -7,11 +7,20 @@ from itertools import islice
 from pathlib import Path
 
 from imagen_video.data.stickers import StickerWorld
+from imagen_video.data.stickers.concepts import COLOURS, CONCEPTS, STYLES
 from imagen_video.data.stickers.evaluation import FIELDS, eval_prompts
+from imagen_video.data.stickers.motions import MOTIONS, SOLID_MOTIONS
 from imagen_video.data.stickers.words import LETTERS
 from imagen_video.files import lines_of
 
 STICKERS = "stickers"
+CHECKED = {
+    "concept": tuple(CONCEPTS),
+    "style": tuple(STYLES),
+    "background": tuple(COLOURS),
+    "motion": (*MOTIONS, *SOLID_MOTIONS),
+}
+"""What the judges know of each fact."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,10 @@ def _read(path: Path) -> list[Prompt]:
     if path.suffix == ".jsonl":
         found = [_row(path, number, line) for number, line in numbered]
     else:
-        found = [Prompt(line.strip()) for _, line in numbered]
+        known = facts_by_text()
+        found = [
+            Prompt(text, known.get(text, {})) for _, line in numbered if (text := line.strip())
+        ]
     if not found:
         raise ValueError(f"{path} holds no prompt: write one a line")
     return found
@@ -83,4 +95,10 @@ def _row(path: Path, number: int, line: str) -> Prompt:
     word = facts.get("word", "A")
     if not word or set(word.upper()) - set(LETTERS):
         raise ValueError(f"{path}, line {number}: a word is of letters A to Z, got {word!r}")
+    for name, names in CHECKED.items():
+        if facts.get(name, names[0]) not in names:
+            raise ValueError(
+                f"{path}, line {number}: {name} {facts[name]!r} is nothing that can be judged; use "
+                f"one of {', '.join(names)}, or leave it out"
+            )
     return prompt

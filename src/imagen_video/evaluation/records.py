@@ -85,7 +85,8 @@ class Features:
             )
         try:
             with safe_open(path, framework="pt") as file:
-                made_by, prompts = (file.metadata()[n] for n in ("facts", f"{format}/prompts"))
+                told = json.loads((file.metadata() or {})["facts"])
+                made_by, prompts = told["made by"], told["prompts"][format]
                 frames, clips = (file.get_tensor(f"{format}/{n}") for n in ("frames", "clips"))
         except (SafetensorError, KeyError, TypeError) as error:
             raise ValueError(
@@ -93,7 +94,7 @@ class Features:
             ) from None
         if made_by != facts:
             raise ValueError(f"{path} was made by {made_by}, not by {facts}: use one extractor")
-        return cls(frames, clips, json.loads(prompts))
+        return cls(frames, clips, prompts)
 
 
 def save_features(path: Path, formats: Mapping[str, Features], facts: str) -> None:
@@ -103,9 +104,11 @@ def save_features(path: Path, formats: Mapping[str, Features], facts: str) -> No
         for format, features in formats.items()
         for name, value in (("frames", features.frames), ("clips", features.clips))
     }
-    prompts = {f"{format}/prompts": json.dumps(f.prompts) for format, f in formats.items()}
+    prompts = {format: list(features.prompts) for format, features in formats.items()}
+    # One entry: several come in any order, and the file's digest travels with the numbers.
+    told = json.dumps({"made by": facts, "prompts": prompts})
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"facts": facts, **prompts})
+        save_file(tensors, temporary, metadata={"facts": told})
 
 
 @dataclass(frozen=True)
@@ -178,5 +181,10 @@ def settings_of(tools: Tools, **more: Any) -> dict[str, Any]:
         networks["prompts"] = tools.aligner.facts
     judges = [digest_of(judge.network) for judge in tools.panel.judges] if tools.panel else []
     facts = {name: asdict(found) for name, found in networks.items()}
-    looked = {"spaced frames": SPACED, "frames in a row": RUN, "warped at most": WARPED}
+    looked = {
+        "spaced frames": SPACED,
+        "frames in a row": RUN,
+        "warped at most": WARPED,
+        "words": "RapidOCR" if tools.words else "not read",
+    }
     return facts | {"judges": judges} | looked | more

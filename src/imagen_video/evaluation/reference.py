@@ -70,7 +70,7 @@ class DataReference:
     @classmethod
     def of(cls, names: Sequence[str], out: Path) -> "DataReference":
         bad = BadSamples(out / "bad_samples.jsonl")
-        source = open_source(names, seed=0, bad=bad, cropping="centre")
+        source = open_source(names, seed=0, bad=bad, cropping="centre", captioned=False)
         if "video" not in source.kinds:
             raise ValueError(f"the reference {' '.join(names)} holds no videos: name some that do")
         return cls(source)

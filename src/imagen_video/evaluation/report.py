@@ -35,6 +35,8 @@ from imagen_video.metrics.judge import Accuracy
 from imagen_video.metrics.measures import percent
 from imagen_video.metrics.panel import nearest_size
 
+JUDGED = ("motion", "concept", "style")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
@@ -138,7 +140,19 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     section.measures += fidelities(samples, repeats)
     if tools.aligner and samples[0].aligned.numel():
         section.measures += alignments(evaluation, tools.aligner, samples, truth, repeats)
+    elif tools.aligner:
+        warnings.warn(
+            f"{column.name}: too small or short for {tools.aligner.facts.name}: alignment "
+            "is not measured",
+            stacklevel=2,
+        )
     if tools.panel:
+        unseen = [q for q in JUDGED if q not in samples[0].facts["answers"]]
+        if unseen:
+            warnings.warn(
+                f"{column.name}: too small or short for the judges of {', '.join(unseen)}",
+                stacklevel=2,
+            )
         section.measures += judged(samples, truth, repeats)
         section.confusions = confusions(samples)
     section.judges = own_accuracy(evaluation, column)

@@ -166,21 +166,23 @@ class Evaluation:
         self,
         cascade: Cascade,
         wanted: Callable[[int], SampleSpec],
-        low: Callable[[int], tuple[Prompt, Frames]] | None = None,
+        low: Callable[[int], tuple[Prompt, Frames, Frames]] | None = None,
     ) -> None:
-        """Run the cascade for every sample that lacks a record of its last stage; where it starts
-        from a video, from `low` and its prompt."""
+        """Run the cascade for every sample that lacks a record of its last stage; one stage that
+        starts from a video, from `low`: a prompt, what it starts from, and the truth."""
         for i in self.missing("cascade", self.columns[-1].name, self.counts.samples, "samples"):
-            prompt, given = low(i) if low else (self.prompt(i), None)
+            prompt, given, true = low(i) if low else (self.prompt(i), None, None)
             start = time.monotonic()
             for progress in cascade.stream([prompt.text], wanted(i), low=given):
                 if progress.video is None:
                     continue
-                took = time.monotonic() - start
+                facts: dict[str, Any] = {"seconds": time.monotonic() - start}
+                if true is not None:
+                    spec = cascade.spec.stage(progress.stage)
+                    facts["psnr"] = own_psnr(progress.video, true, spec)
                 self.keep_video(i, progress.stage, progress.video, progress.fps)
-                record = self.tools.record(
-                    progress.video, prompt=prompt.text, asked=dict(prompt.facts), seconds=took
-                )
+                facts |= {"prompt": prompt.text, "asked": dict(prompt.facts)}
+                record = self.tools.record(progress.video, **facts)
                 record.save(self.path("cascade", progress.stage, i))
                 start = time.monotonic()
 

@@ -17,18 +17,19 @@ from typing import Any, Literal
 
 from imagen_video.cascade import Cascade
 from imagen_video.distributed import Ranks, started
-from imagen_video.evaluation.evaluate import (
+from imagen_video.evaluation.asked import (
     EvaluationSpec,
     asked_of,
+    counts_of,
+    named,
     reference_of,
-    samples_of,
     tools_of,
 )
 from imagen_video.evaluation.page import EMBER, INK
 from imagen_video.evaluation.prompts import Prompt, prompts_of
 from imagen_video.evaluation.records import settings_of
 from imagen_video.evaluation.report import Report, Section, judges_line, report_of
-from imagen_video.evaluation.run import Column, Counts, Evaluation, computed_by
+from imagen_video.evaluation.run import Column, Evaluation, computed_by
 from imagen_video.evaluation.scores import Measure
 from imagen_video.evaluation.upsampled import made_small
 from imagen_video.files import replacing
@@ -133,7 +134,7 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
         for name, curve, sampler in list(samplers(stage, spec)):
             trial = cascade.with_sampler(stage.name, sampler)
             facts = json.dumps(asdict(sampler), sort_keys=True)
-            place = out / hashlib.sha256(facts.encode()).hexdigest()[:8]
+            place = out / digest_of_text(facts)
             report = _tried(trial, stage.name, asked, out=place, ranks=ranks)
             if report:
                 found = {"notes": report.notes, "settings": report.settings}
@@ -156,8 +157,14 @@ def _tried(
     tools, reference = tools_of(asked, prompts), reference_of(asked.reference, prompts, out.parent)
     if isinstance(reference, Path) and stage.kind != "base":
         raise ValueError(f"{name!r} needs true clips to start from: {reference} has features only")
-    samples = samples_of(prompts, asked)
-    counts = Counts(samples=samples, reference=asked.reference_clips, own=0)
+    counts = counts_of(prompts, asked, reference, own=False)
+    compared = settings_of(
+        tools,
+        counts=asdict(counts),
+        asked=asked_of(prompts),
+        reference=named(reference, asked.reference),
+        format=str(stage.output),
+    )
     evaluation = Evaluation(
         columns=[Column(name, stage.output)],
         prompts=prompts,
@@ -166,19 +173,16 @@ def _tried(
         reference=reference,
         out=out,
         ranks=ranks,
-        shared=out.parent,
+        shared=out.parent / f"true-{digest_of_text(json.dumps(compared, sort_keys=True))}",
     )
-    settings = settings_of(
-        tools,
+    settings = compared | dict(
         model=cascade.spec.name,
         weights=digest_of(cascade.stages[cascade.spec.index(name)].unet),
         sampler=asdict(stage.sampler),
         pixels="as the stage made them",
         computed=computed_by(cascade),
         counts=asdict(evaluation.counts),
-        asked=asked_of(prompts),
         seed=asked.seed,
-        reference=list(asked.reference),
     )
     evaluation.settle(settings)
     start = None if stage.kind == "base" else name
@@ -186,16 +190,21 @@ def _tried(
     def wanted(index: int) -> SampleSpec:
         return SampleSpec(seed=asked.seed + index, start=start, until=name)
 
-    def low(index: int) -> tuple[Prompt, Frames]:
+    def low(index: int) -> tuple[Prompt, Frames, Frames]:
         assert not isinstance(reference, Path)
         place = evaluation.first_truth + index
         true = reference.clip(place, stage.output, range(stage.output.frames))
-        return Prompt(true.caption, true.attributes), made_small(true.video, stage)
+        return Prompt(true.caption, true.attributes), made_small(true.video, stage), true.video
 
     evaluation.make_references()
     evaluation.make_samples(cascade, wanted, low if start else None)
     ranks.wait()
     return report_of(evaluation, settings, asked.seed) if ranks.first else None
+
+
+def digest_of_text(text: str) -> str:
+    """Eight hexadecimal digits, for the name of a folder."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def in_order(rows: list[Row]) -> list[Row]:
@@ -260,7 +269,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def as_table(rows: list[Row]) -> str:
     """The settings, best first, with what matters of each and its 95 % interval."""
-    names = ("FID", "FVD", "fit", "CLIP score", "R-precision")
+    names = ("FID", "FVD", "psnr", "fit", "CLIP score", "R-precision")
     names += ("motion", "concept", "style", "background", "rotation")
     shown = [name for name in names if any(row.measure(name) for row in rows)]
     width = max(len(row.name) for row in rows) + 2

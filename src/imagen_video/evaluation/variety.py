@@ -44,10 +44,15 @@ class Shown:
 
     def by_prompt(self) -> dict[str, Tensor]:
         """The vectors of each."""
-        places: dict[str, list[int]] = {}
-        for i, text in enumerate(self.of):
-            places.setdefault(text, []).append(i)
-        return {text: self.rows[found] for text, found in places.items()}
+        return {text: self.rows[found] for text, found in places_of(self.of).items()}
+
+
+def places_of(texts: Sequence[str]) -> dict[str, list[int]]:
+    """Where each text stands."""
+    found: dict[str, list[int]] = {}
+    for i, text in enumerate(texts):
+        found.setdefault(text, []).append(i)
+    return found
 
 
 def neighbours(
@@ -136,11 +141,8 @@ def varieties(samples: Sequence[Record], truth: Sequence[Record], *, proxy: bool
             **common,
         )
     ]
-    groups: dict[str, list[int]] = {}
-    for i, record in enumerate(samples):
-        if record.facts["prompt"]:
-            groups.setdefault(record.facts["prompt"], []).append(i)
-    several = [group for group in groups.values() if len(group) > 1]
+    groups = places_of([record.facts["prompt"] for record in samples])
+    several = [group for text, group in groups.items() if text and len(group) > 1]
     if several:
         ours, theirs = (
             [diversity.vendi(vectors([some[i] for i in group])) for group in several if some]

@@ -8,20 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from imagen_video.metrics.features import (
-    BATCH,
-    Facts,
-    digest_of,
-    in_batches,
-    normalised,
-    preprocessing,
-    pretrained,
-)
+from imagen_video.metrics.checkpoints import as_trained, preprocessing, pretrained
+from imagen_video.metrics.features import BATCH, Facts, digest_of, in_batches
 from imagen_video.metrics.judge import Accuracy
 from imagen_video.metrics.matcher import Matcher
 from imagen_video.shapes import Float
 from imagen_video.text.encoder import TextEncoder
-from imagen_video.video import Frames, resize, to_float
+from imagen_video.video import Frames
 
 
 @runtime_checkable
@@ -102,8 +95,8 @@ class MatcherAligner:
 class ClipAligner:
     """Any CLIP or SigLIP of `transformers`, by folder or hub name: one vector a frame.
 
-    Frames are resized antialiased as its preprocessor_config.json says: to cover its square and
-    cropped in the middle (CLIP), or squashed (SigLIP).
+    Frames are resized antialiased as its image processor says: to cover its square and cropped in
+    the middle (CLIP), or squashed (SigLIP).
     """
 
     accuracies: Sequence[Accuracy] = ()
@@ -121,8 +114,7 @@ class ClipAligner:
         self.facts = Facts(
             name=name,
             weights=digest_of(self.network),
-            resize=f"antialiased {self.wanted.mode} to {self.size}x{self.size}, "
-            + ("covered, centre crop" if self.wanted.cropped else "squashed"),
+            resize=self.wanted.told(self.size),
             proxy=False,
         )
 
@@ -131,7 +123,7 @@ class ClipAligner:
 
     @torch.inference_mode()
     def video(self, video: Frames) -> Float[Tensor, "n e"]:
-        shown = normalised(self._square(video), self.wanted.mean, self.wanted.std)
+        shown = as_trained(video, self.size, self.wanted)
         shown = shown.to(next(self.network.parameters()).device)
         found = in_batches(
             lambda part: _vectors(self.network.get_image_features(pixel_values=part)), shown
@@ -153,14 +145,6 @@ class ClipAligner:
             return_tensors="pt",
         ).to(next(self.network.parameters()).device)
         return _vectors(self.network.get_text_features(**tokens))
-
-    def _square(self, video: Frames) -> Float[Tensor, "f 3 size size"]:
-        height, width = video.shape[-2:] if self.wanted.cropped else (1, 1)
-        scale = self.size / min(height, width)
-        height, width = (max(self.size, round(side * scale)) for side in (height, width))
-        top, left = (height - self.size) // 2, (width - self.size) // 2
-        shown = resize(to_float(video)[None], height, width, mode=self.wanted.mode)[0].clamp(-1, 1)
-        return shown[..., top : top + self.size, left : left + self.size]
 
 
 def _vectors(found) -> Tensor:

@@ -7,19 +7,19 @@ it ranks models on one data set and compares with no paper.
 """
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
 
 from imagen_video.files import fetched
+from imagen_video.metrics.checkpoints import as_trained, preprocessing, pretrained
 from imagen_video.shapes import Float
 from imagen_video.video import Frames, resize, to_float
 
@@ -27,8 +27,8 @@ PROXY_SIZE = 160
 PROJECTED = 64
 """Features of a clip by the proxy: few enough for a Gaussian of hundreds of videos."""
 BATCH = 16
-PIL_BILINEAR = 2
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INCEPTION, I3D = 2048, 400
+"""Features of the published networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +97,6 @@ def squashed(video: Frames, size: int) -> Float[Tensor, "f 3 size size"]:
     return resize(to_float(video)[None], size, size)[0]
 
 
-def normalised(video: Float[Tensor, "f 3 h w"], mean, std) -> Float[Tensor, "f 3 h w"]:
-    """From [-1, 1] to the mean and spread that a network was trained on."""
-    mean, std = (video.new_tensor(values).view(3, 1, 1) for values in (mean, std))
-    return ((video + 1) / 2 - mean) / std
-
-
 def digest(*paths: Path) -> str:
     """The first 16 hexadecimal digits of the files' SHA-256."""
     found = hashlib.sha256()
@@ -164,7 +158,8 @@ def _inception(path: Path, device: str) -> Network:
 
     def run(video: Frames) -> Tensor:
         # It takes 8-bit frames of any size and has the FID resize inside.
-        return in_batches(lambda part: network(part, return_features=True), video.to(device))
+        found = in_batches(lambda part: network(part, return_features=True), video.to(device))
+        return _of_width(found, INCEPTION, path, "InceptionV3 of FID")
 
     return Network(
         Facts(name="InceptionV3", weights=digest(path), resize="inside the network", proxy=False),
@@ -177,12 +172,21 @@ def _i3d(path: Path, device: str) -> Network:
 
     def run(video: Frames) -> Tensor:
         shown = squashed(video, 224).to(device).movedim(1, 0)[None]
-        return network(shown, rescale=False, resize=False, return_features=True)
+        found = network(shown, rescale=False, resize=False, return_features=True)
+        return _of_width(found, I3D, path, "I3D of FVD")
 
     facts = Facts(
         name="I3D", weights=digest(path), resize="antialiased bilinear to 224x224", proxy=False
     )
     return Network(facts, run, shortest=10)
+
+
+def _of_width(found: Tensor, width: int, path: Path, name: str) -> Tensor:
+    if found.shape[1] != width:
+        raise ValueError(
+            f"{path} gives {found.shape[1]} numbers and the {name} {width}: give the file of that"
+        )
+    return found
 
 
 def _torchscript(path: Path, device: str) -> Any:
@@ -198,64 +202,26 @@ def _torchscript(path: Path, device: str) -> Any:
 
 
 def _videomae(name: str, device: str) -> Network:
-    from transformers import VideoMAEModel
+    from transformers import VideoMAEForVideoClassification
 
-    network = pretrained(VideoMAEModel, name).eval().to(device)
+    whole = pretrained(VideoMAEForVideoClassification, name).eval().to(device)
+    network, wanted = whole.videomae, preprocessing(name)
     size, count = network.config.image_size, network.config.num_frames
-    mean, std, *_ = preprocessing(name)
+    # Checkpoints that average their tokens, as fine-tuned ones do, norm that average.
+    norm = whole.fc_norm or nn.Identity()
 
     def run(video: Frames) -> Tensor:
         chosen = torch.arange(count) * len(video) // count
-        shown = normalised(squashed(video[chosen], size), mean, std).to(device)
-        return network(pixel_values=shown[None]).last_hidden_state.mean(1)
+        shown = as_trained(video[chosen], size, wanted).to(device)
+        return norm(network(pixel_values=shown[None]).last_hidden_state.mean(1))
 
     facts = Facts(
         name=f"VideoMAE {name}",
-        weights=digest_of(network),
-        resize=f"antialiased bilinear to {size}x{size}",
+        weights=digest_of(nn.ModuleList([network, norm])),
+        resize=wanted.told(size),
         proxy=False,
     )
     return Network(facts, run, shortest=2)
-
-
-def pretrained(kind: Any, name: str) -> Any:
-    """A `transformers` model by folder or hub name; ValueError if it cannot be had."""
-    try:
-        return kind.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"cannot load {kind.__name__} from {name!r}: give a folder that save_pretrained wrote, "
-            f"or a hub name and a network ({str(error).splitlines()[0]})"
-        ) from None
-
-
-class Preprocessing(NamedTuple):
-    """How a checkpoint wants its frames: covered and cropped in the middle, or squashed."""
-
-    mean: list[float]
-    std: list[float]
-    mode: Literal["bilinear", "bicubic"]
-    cropped: bool
-
-
-def preprocessing(name: str) -> Preprocessing:
-    """What a checkpoint's preprocessor_config.json says; ImageNet's mean and spread, bicubic and
-    cropped where it says nothing, as CLIP."""
-    from transformers.utils.hub import cached_file
-
-    path = cached_file(
-        name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False
-    )
-    found = json.loads(Path(path).read_text()) if path else {}
-    mean, std = IMAGENET
-    size = found.get("size")
-    square = isinstance(size, dict) and "height" in size  # SigLIP's; CLIP names the shortest edge
-    return Preprocessing(
-        mean=list(found.get("image_mean", mean)),
-        std=list(found.get("image_std", std)),
-        mode="bilinear" if found.get("resample") == PIL_BILINEAR else "bicubic",
-        cropped=bool(found.get("do_center_crop", not square)),
-    )
 
 
 def digest_of(network: nn.Module) -> str:

@@ -87,6 +87,8 @@ class Target:
         """The distance of these samples' Gaussian; for few samples through their Gram matrix."""
         if len(features) < 2:
             raise ValueError(f"a Frechet distance needs two samples or more, got {len(features)}")
+        if not features.isfinite().all():
+            raise ValueError("features are not finite: is the video (or the extractor) broken?")
         if len(features) >= features.shape[1]:
             moments = Moments.of(features)
             return self.distance(moments.mean, moments.covariance)

@@ -1,5 +1,6 @@
 """What upsampling is measured by against the truth: PSNR, SSIM and VMAF; and how smooth time is."""
 
+import functools
 import json
 import math
 import subprocess
@@ -41,12 +42,19 @@ def fidelity(
 
 
 def ffmpeg() -> str | None:
-    """The program that imageio-ffmpeg brings; None where it is not installed."""
+    """The program that imageio-ffmpeg brings; None where it is not installed, or knows no VMAF."""
     try:
         import imageio_ffmpeg
     except ImportError:
         return None
-    return imageio_ffmpeg.get_ffmpeg_exe()
+    program = imageio_ffmpeg.get_ffmpeg_exe()
+    return program if _knows_vmaf(program) else None
+
+
+@functools.cache
+def _knows_vmaf(program: str) -> bool:
+    done = subprocess.run([program, "-hide_banner", "-filters"], capture_output=True, text=True)
+    return "libvmaf" in done.stdout
 
 
 def _by_ffmpeg(
