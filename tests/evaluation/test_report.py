@@ -1,6 +1,7 @@
 """Measures and pages of made-up records."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from imagen_video.evaluation.reference import DataReference, StickerReference, r
 from imagen_video.evaluation.report import Report, by_position
 from imagen_video.evaluation.scores import (
     by_halves,
+    fidelities,
     frechet,
     mean_of,
     questions,
@@ -168,6 +170,15 @@ def test_a_temporal_stage_is_measured_on_its_own_frames():
     made[1::2] += 10
     assert own_psnr(made, truth, spec) == pytest.approx(20 * math.log10(255 / 10), abs=1e-3)
     assert own_psnr(made, truth, presets.mini().stage("ssr1")) > own_psnr(made, truth, spec) + 3
+
+
+def test_a_clip_without_a_flaw_outweighs_no_other():
+    facts = {"psnr": 99.0, "ssim": 1.0, "vmaf": 97.5}
+    some = [
+        replace(record(i, "a"), facts=facts | {"psnr": psnr}) for i, psnr in enumerate((99, 30))
+    ]
+    found = {measure.name: measure.value for measure in fidelities(some, 1)}
+    assert found == {"psnr": 45, "ssim": 1, "vmaf": 97.5}
 
 
 def test_seeds_of_one_prompt_cover_its_true_clips_or_do_not():

@@ -168,17 +168,13 @@ def share_of(
 def fidelities(records: Sequence[Record], repeats: int) -> list[Measure]:
     """How near to the truth a stage came on true input, as far as that was measured: PSNR, of
     clips that are all but equal LOSSLESS, and the like."""
-    return [
-        mean_of(
-            name,
-            [min(r.facts[name], LOSSLESS) for r in records],
-            [],
-            better=HIGHER,
-            repeats=repeats,
-        )
-        for name in ("psnr", "interpolated", "ssim", "vmaf")
+    most = {"psnr": LOSSLESS, "interpolated": LOSSLESS, "ssim": 1.0, "vmaf": 100.0}
+    found = {
+        name: [min(r.facts[name], most[name]) for r in records]
+        for name in most
         if records and all(name in r.facts for r in records)
-    ]
+    }
+    return [mean_of(n, rows, [], better=HIGHER, repeats=repeats) for n, rows in found.items()]
 
 
 def own_error(
