@@ -175,7 +175,7 @@ def test_a_temporal_stage_is_measured_on_its_own_frames():
 def test_a_clip_without_a_flaw_outweighs_no_other():
     facts = {"psnr": 99.0, "ssim": 1.0, "vmaf": 97.5}
     some = [
-        replace(record(i, "a"), facts=facts | {"psnr": psnr}) for i, psnr in enumerate((99, 30))
+        replace(record(i, "a"), facts=facts | {"psnr": psnr}) for i, psnr in enumerate((99.0, 30.0))
     ]
     found = {measure.name: measure.value for measure in fidelities(some, 1)}
     assert found == {"psnr": 45, "ssim": 1, "vmaf": 97.5}
