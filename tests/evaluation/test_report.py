@@ -17,12 +17,14 @@ from imagen_video.evaluation.records import Record, Tools, looked_at
 from imagen_video.evaluation.reference import DataReference, StickerReference, rotation
 from imagen_video.evaluation.report import Report, by_position
 from imagen_video.evaluation.scores import (
+    Measure,
     by_halves,
     fidelities,
     frechet,
     mean_of,
     questions,
     share_of,
+    stacked,
 )
 from imagen_video.evaluation.upsampled import own_psnr
 from imagen_video.evaluation.variety import Shown, varieties, within_prompts
@@ -43,14 +45,14 @@ def record(seed: int, prompt: str, asked: dict[str, str] = DUCK) -> Record:
 def test_variety_of_a_prompt_is_of_the_videos_that_have_it():
     samples = [record(0, "a"), record(1, "b"), record(0, "a"), record(2, "c")]
     truth = [record(i, "another caption") for i in range(4)]
-    _, one = varieties(samples, truth, proxy=True)
+    _, one = varieties(samples, truth, proxy=True, seed=0)
     assert one.name == "Vendi of one prompt" and one.of == 1
     assert one.value == pytest.approx(1)  # the same video twice
     assert one.truth is not None and one.truth > 1.01
-    assert len(varieties(samples[1:], truth[1:], proxy=True)) == 1
+    assert len(varieties(samples[1:], truth[1:], proxy=True, seed=0)) == 1
     # True clips of anything else tell nothing of one prompt.
     others = [record(i, "another caption", {}) for i in range(4)]
-    assert varieties(samples, others, proxy=True)[1].truth is None
+    assert varieties(samples, others, proxy=True, seed=0)[1].truth is None
 
 
 def test_few_videos_have_an_interval_where_halves_suffice():
@@ -93,14 +95,32 @@ def test_frames_that_are_alike_do_not_tell_of_endless_videos():
         assert [m.name for m in found] == ["F", "F, endless"][: 1 + known]
 
 
+def test_the_interval_of_vendi_is_as_wide_as_it_varies():
+    """Over samples drawn anew it spreads so much."""
+    generator = torch.Generator().manual_seed(0)
+
+    def found() -> Measure:
+        rows = torch.randn(64, 1, 4, generator=generator) * torch.tensor([3.0, 1.0, 1.0, 0.3])
+        rows = rows.expand(-1, 16, -1)
+        of = [replace(record(0, "a"), frames=still) for still in rows]
+        return varieties(of, [], proxy=True, seed=0)[0]
+
+    drawn = [found() for _ in range(40)]
+    spread = 1.96 * torch.tensor([m.value for m in drawn]).std().item()
+    half = sum(m.high - m.low for m in drawn if m.high and m.low) / len(drawn) / 2
+    assert half == pytest.approx(spread, rel=0.35)
+    assert all(m.low and m.high and m.low < m.value < m.high for m in drawn)
+
+
 def test_positions_are_numbered_as_the_frames_of_the_video():
     samples, truth = ([record(i + j, "a") for i in range(5)] for j in (0, 9))
     target = Target(Moments.of(torch.cat([r.frames for r in truth])))
-    found = by_position(target, samples, truth, 128, proxy=True)
+    found = by_position(target, (stacked(samples), stacked(truth)), 128, proxy=True, seed=0)
     assert [place.frame for place in found] == list(range(7, 128, 8))
     assert all(place.truth is not None and place.proxy for place in found)
     assert found[1].fid == pytest.approx(target.of(torch.stack([r.frames[1] for r in samples])))
-    assert by_position(target, samples, [], 128, proxy=True)[0].truth is None
+    assert all(place.low < place.fid < place.high for place in found)
+    assert by_position(target, (stacked(samples), None), 128, proxy=True, seed=0)[0].truth is None
 
 
 @pytest.mark.parametrize(("count", "each"), [(2, 0), (3, 1), (8, 2), (20, 3)])

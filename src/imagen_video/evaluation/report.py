@@ -24,27 +24,33 @@ from imagen_video.evaluation.scores import (
     questions,
     share_of,
     stacked,
+    together,
     told,
     vectors,
 )
 from imagen_video.evaluation.variety import Shown, neighbours, varieties
 from imagen_video.files import replacing
 from imagen_video.metrics.alignment import Aligner, fit, retrieved, score
-from imagen_video.metrics.frechet import Moments, Target
+from imagen_video.metrics.frechet import Moments, Target, bootstrap
 from imagen_video.metrics.judge import Accuracy
 from imagen_video.metrics.measures import percent
 from imagen_video.metrics.panel import nearest_size
 
 JUDGED = ("motion", "concept", "style")
+POSITION_DRAWS = 20
+"""Draws for the interval of each position: sixteen of them a stage, at seconds a draw where there
+are more videos than numbers in a feature."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """FID of one frame of all videos against true frames of all positions, and that of as many
-    true clips."""
+    """FID of one frame of all videos against true frames of all positions, its 95 % interval, and
+    that of as many true clips."""
 
     frame: int
     fid: float
+    low: float
+    high: float
     truth: float | None = None
     proxy: bool
 
@@ -116,6 +122,7 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
         )
     rows = (stacked(samples), stacked(truth) if truth else None)
     section.measures += frechet("FID", rows, target, proxy=frames, **drawn)
+    section.by_position = by_position(target, rows, section.frames, proxy=frames, **drawn)
     rows = (of_clips(samples), of_clips(truth) if truth else None)
     whole = Target(Moments.of(reference.clips))
     section.measures += frechet("FVD", rows, whole, proxy=clips, **drawn)
@@ -128,12 +135,11 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
         proxy=frames,
         **drawn,
     )
-    section.measures += varieties(samples, truth, proxy=frames)
+    section.measures += varieties(samples, truth, proxy=frames, **drawn)
     for name, proxy in (("warping", False), ("flicker", frames)):
         values, others = ([r.facts[name] for r in some] for some in (samples, truth))
         found = mean_of(name, values, others, better=EQUAL, proxy=proxy, repeats=repeats)
         section.measures.append(found)
-    section.by_position = by_position(target, samples, truth, section.frames, proxy=frames)
     own = evaluation.records("own", column.name, counts.own)
     if own:
         section.own = own_error(own, samples, target, proxy=frames, **drawn)
@@ -162,15 +168,24 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
 
 
 def by_position(
-    target: Target, samples: Sequence[Record], truth: Sequence[Record], frames: int, *, proxy: bool
+    target: Target,
+    rows: tuple[Tensor, Tensor | None],
+    frames: int,
+    *,
+    proxy: bool,
+    seed: int,
+    repeats: int = 1,
 ) -> list[Position]:
-    """FID of each of the spaced frames."""
-    ours = [target.of(rows) for rows in stacked(samples).unbind(1)]
-    theirs = [target.of(rows) for rows in stacked(truth).unbind(1)] if truth else [None] * len(ours)
-    return [
-        Position(frame=frame, fid=fid, truth=true, proxy=proxy)
-        for frame, fid, true in zip(looked_at(frames), ours, theirs, strict=True)
-    ]
+    """FID of each of the spaced frames of samples and of true clips, (videos, frames, d)."""
+    ours, truth = together(rows[0], repeats).unbind(2), rows[1]
+    theirs = [None] * len(ours) if truth is None else map(target.of, truth.unbind(1))
+    found = []
+    for frame, own, true in zip(looked_at(frames), ours, theirs, strict=True):
+        e = bootstrap(target, own, seed, POSITION_DRAWS)
+        found.append(
+            Position(frame=frame, fid=e.value, low=e.low, high=e.high, truth=true, proxy=proxy)
+        )
+    return found
 
 
 def own_accuracy(evaluation: Evaluation, column: Column) -> list[Accuracy]:

@@ -129,18 +129,26 @@ def within_prompts(
     ]
 
 
-def varieties(samples: Sequence[Record], truth: Sequence[Record], *, proxy: bool) -> list[Measure]:
+def varieties(
+    samples: Sequence[Record],
+    truth: Sequence[Record],
+    *,
+    proxy: bool,
+    seed: int,
+    repeats: int = 1,
+) -> list[Measure]:
     """Vendi scores: of all videos, and of those of one prompt where some have several."""
     common = {"better": EQUAL, "proxy": proxy}
-    found = [
-        Measure(
-            name="Vendi",
-            value=diversity.vendi(vectors(samples)),
-            truth=diversity.vendi(vectors(truth)) if truth else None,
-            of=len(samples),
-            **common,
-        )
-    ]
+    rows, true = vectors(samples), diversity.vendi(vectors(truth)) if truth else None
+    places = together(torch.arange(len(samples)), repeats)
+
+    def entropy(half: Tensor) -> float:
+        # Of which a half has less by the same amount wherever it is drawn; a score, by a share.
+        return math.log(diversity.vendi(rows[places[half].flatten()]))
+
+    spread = by_halves(entropy, len(places), seed, fewest=2, least=0.0, most=math.log(len(rows)))
+    score = {name: None if e is None else math.exp(e) for name, e in spread.items()}
+    found = [Measure(name="Vendi", truth=true, of=len(samples), **score, **common)]
     groups = places_of([record.facts["prompt"] for record in samples])
     several = [group for text, group in groups.items() if text and len(group) > 1]
     if several:
