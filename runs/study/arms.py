@@ -175,17 +175,16 @@ def crop_stage(predicts: str) -> StageSpec:
 
 
 def students(base: StageSpec) -> list[Arm]:
-    """Of the reference: half the steps again and again, or all at once by consistency, with as
-    many updates; and for the stochastic sampler."""
+    """Of the reference: half the steps again and again, and for the stochastic sampler."""
 
-    def student(name: str, of: str, updates: int, **lesson: Any) -> Arm:
+    def student(name: str, of: str, **lesson: Any) -> Arm:
         taught = Lesson(weights=LEARNED_WEIGHTS, **lesson)
         return Arm(
             study="distillation",
             name=name,
             measure="base",
             lesson=taught,
-            train=DistillSpec(updates=updates, learning_rate=3e-4).train(base.train, taught),
+            train=DistillSpec(updates=UPDATES, learning_rate=3e-4).train(base.train, taught),
             diet=STICKERS,
             of=of,
             kept=True,
@@ -194,12 +193,10 @@ def students(base: StageSpec) -> list[Arm]:
     eight, four = "distillation/8", "distillation/4"
     return [
         Arm(study="distillation", name="teacher", measure="steps", of=REFERENCE),
-        student("8", REFERENCE, UPDATES, steps=8),
-        student("4", eight, UPDATES, steps=4),
-        student("2", four, UPDATES, steps=2),
-        student("4 consistent", eight, UPDATES, steps=4, teacher_steps=8),
-        student("2 consistent", eight, 2 * UPDATES, steps=2, teacher_steps=8),
-        student("8 stochastic", eight, UPDATES, steps=8, overlapping=True),
+        student("8", REFERENCE, steps=8),
+        student("4", eight, steps=4),
+        student("2", four, steps=2),
+        student("8 stochastic", eight, steps=8, overlapping=True),
     ]
 
 

@@ -193,11 +193,7 @@ def distillation(results: Results) -> Any:
     figure, (right, far) = axes(2)
     rows = [m["rows"] for m in measured(results, "distillation/teacher")]
     found = {"teacher, guided": {n: [r[i] for r in rows] for i, n in enumerate(FEW_STEPS)}}
-    for label, kind in (
-        ("halving", ""),
-        ("consistency", " consistent"),
-        ("stochastic", " stochastic"),
-    ):
+    for label, kind in (("halving", ""), ("stochastic", " stochastic")):
         arms = {n: f"distillation/{n}{kind}" for n in FEW_STEPS}
         found[label] = {n: measured(results, arm) for n, arm in arms.items() if arm in results}
     for label, by_steps in found.items():

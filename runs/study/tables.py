@@ -213,7 +213,7 @@ def generalisation() -> list[Table]:
     ]
 
 
-STUDENTS = ("8", "8 stochastic", "4", "4 consistent", "2", "2 consistent")
+STUDENTS = ("8", "8 stochastic", "4", "2")
 
 
 def distillation() -> Table:

@@ -11,7 +11,6 @@ from imagen_video.diffusion.objective import (
     Objective,
     Target,
     Times,
-    consistent,
     discrete_times,
     low_discrepancy_times,
     truth,
@@ -212,28 +211,6 @@ def test_three_rounds_of_perfect_students():
     for num_steps in (16, 8, 4):
         denoise = answers(two_teacher_steps(denoise, SCHEDULE, num_steps))
     assert (sample([denoise] * 4, SCHEDULE, lambda _: start) - whole).abs().max() < 1e-9
-
-
-@pytest.mark.parametrize("shift", [0.0, -5.0])
-@pytest.mark.parametrize(("num_steps", "teacher_steps"), [(1, 8), (2, 2), (4, 12), (8, 64)])
-def test_perfect_consistency_equals_the_teachers_steps(num_steps, teacher_steps, shift):
-    schedule, start = CosineSchedule(shift=shift), clips([-1.4, 0.1, 2.3])
-    teacher = answering(lambda z, alpha, sigma: torch.tanh(2 * alpha * z + sigma))
-    where: list[float] = []
-
-    def student(z, logsnr):
-        i = (schedule.inverse(logsnr) * teacher_steps).round().max().item()
-        where.append(i)
-        if (i - 1) % (teacher_steps // num_steps) == 0:  # the teacher alone
-            ask = consistent(teacher, teacher, schedule, num_steps, teacher_steps)
-        else:
-            ask = consistent(teacher, student, schedule, num_steps, teacher_steps)
-        return answers(ask)(z, logsnr)
-
-    few = sample([student] * num_steps, schedule, lambda _: start)
-    whole = sample([teacher] * teacher_steps, schedule, lambda _: start)
-    assert (few - whole).abs().max() < 1e-9
-    assert where == list(range(teacher_steps, 0, -1))
 
 
 def test_the_target_is_the_papers_formula():

@@ -22,8 +22,6 @@ class Distill:
     """mini, a cascade's folder, or org/name of the hub."""
     rounds: tuple[int, ...] = ()
     """The students' steps, such as 32 16 8 (default; 16 8 of upsampling stages)."""
-    consistency: tuple[int, ...] = ()
-    """Further rounds of consistency distillation to so many steps, such as 4 or 2 1."""
     stochastic: bool = False
     """A last round for the stochastic sampler, whose steps overlap."""
     direct: bool = False

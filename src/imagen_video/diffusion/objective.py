@@ -143,33 +143,6 @@ def two_teacher_steps(
     return target
 
 
-def consistent(
-    teacher: Denoiser, student: Denoiser, schedule: Schedule, num_steps: int, teacher_steps: int
-) -> Target:
-    """One teacher step, then the student's own answer, must lead where the student's answer from
-    here does: the end of its step. Multistep consistency distillation (Heek et al., 2024).
-
-    `teacher_steps` are a multiple of `num_steps`, the student's; log-SNRs are rounded to the times
-    of `discrete_times(teacher_steps)`. As in `two_teacher_steps` the last step ends without noise.
-    """
-    within = teacher_steps // num_steps
-
-    @torch.no_grad()
-    def target(true: Denoised) -> Denoised:
-        z, logsnr = true.z, true.logsnr
-        i = step_of(schedule, logsnr, teacher_steps)
-        last = ((i - 1) / within).floor() * within
-        end = torch.where(last == 0, torch.inf, schedule(last / teacher_steps))
-        then = schedule((i - 1).clamp(min=1) / teacher_steps)
-        first = teacher(z, logsnr)
-        z_e = student(first.at(then), then).at(end)
-        arrived = expand((i - 1 == last).to(z), z).bool()
-        z_e = torch.where(arrived, first.at(end), z_e)
-        return Denoised.from_move(z, z_e, logsnr, end)
-
-    return target
-
-
 @dataclass(frozen=True)
 class Objective:
     """The weighted error of a denoiser at random noise levels.

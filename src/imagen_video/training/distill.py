@@ -39,9 +39,8 @@ BASE_ROUNDS, UPSAMPLING_ROUNDS = (32, 16, 8), (16, 8)
 @dataclass(frozen=True, kw_only=True)
 class DistillSpec:
     """Guidance first where the teacher is guided, then a round for each of `rounds` (the student's
-    steps, halving), then one for each of `consistency` (steps that divide those before), or, if
-    `stochastic`, one of overlapping steps for the stochastic sampler. If `direct`, guidance is
-    learned in the first halving, from a teacher of two calls a step.
+    steps, halving), then, if `stochastic`, one of overlapping steps for the stochastic sampler. If
+    `direct`, guidance is learned in the first halving, from a teacher of two calls a step.
 
     `updates` are optimizer steps a round (`guidance_updates` of the first: there is most to learn
     in it); the learning rate falls linearly to 0 in each, from that of the teacher's training
@@ -50,7 +49,6 @@ class DistillSpec:
     """
 
     rounds: tuple[int, ...] = ()
-    consistency: tuple[int, ...] = ()
     stochastic: bool = False
     direct: bool = False
     weights: tuple[float, float] = (0.0, 15.0)
@@ -69,12 +67,7 @@ class DistillSpec:
         if teacher.sampler.guidance.on and not teacher.unet.guided and not self.direct:
             found.append(("guidance", Lesson(weights=self.weights)))
         found += [(f"{n}-steps", Lesson(steps=n, weights=self.weights)) for n in rounds]
-        for before, steps in pairwise((rounds[-1], *self.consistency)):
-            lesson = Lesson(steps=steps, teacher_steps=before, weights=self.weights)
-            found.append((f"{steps}-consistent", lesson))
         if self.stochastic:
-            if self.consistency:
-                raise ValueError("a last round is consistent or stochastic, not both")
             last = Lesson(steps=rounds[-1], weights=self.weights, overlapping=True)
             found.append((f"{rounds[-1]}-stochastic", last))
         return found

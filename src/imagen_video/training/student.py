@@ -13,7 +13,6 @@ from imagen_video.diffusion.objective import (
     Objective,
     Schedule,
     Target,
-    consistent,
     discrete_times,
     step_of,
     two_teacher_steps,
@@ -35,13 +34,11 @@ class Lesson:
     Without `steps` it learns guidance (section 8.1): to answer in one call, told a weight, as the
     teacher does in two. With `steps`, to reach in so many steps what the teacher reaches in twice
     as many (section 8.2), and guidance with it where that takes two calls; `overlapping`, in as
-    many, each of two of the teacher's: for the stochastic sampler (section 8.3). With
-    `teacher_steps`, a multiple of `steps`, it learns that from its own answers after each of these
-    (consistency). Weights are drawn from `weights`.
+    many, each of two of the teacher's: for the stochastic sampler (section 8.3). Weights are drawn
+    from `weights`.
     """
 
     steps: int | None = None
-    teacher_steps: int | None = None
     weights: tuple[float, float] = (0.0, 15.0)
     overlapping: bool = False
 
@@ -51,19 +48,12 @@ class Lesson:
             raise ValueError(f"guidance weights are drawn from 0 <= low <= high, got {low}, {high}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"a student takes at least 1 step, got {self.steps}")
-        if self.teacher_steps is not None and (
-            self.steps is None or self.overlapping or self.teacher_steps % self.steps
-        ):
-            raise ValueError(
-                f"consistency over {self.teacher_steps} steps of the teacher: give the student a "
-                f"divisor of them, without overlapping, got {self.steps}"
-            )
 
     @property
     def its_steps(self) -> int | None:
         """In how many steps the teacher of this lesson is sampled; None: in its own."""
-        if self.steps is None or self.teacher_steps is not None:
-            return self.teacher_steps
+        if self.steps is None:
+            return None
         return self.steps if self.overlapping else 2 * self.steps
 
     def spec(self, teacher: StageSpec, train: TrainSpec) -> StageSpec:
@@ -140,10 +130,6 @@ class Student(Stage):
             interval = self.spec.sampler.guidance.interval
             given = replace(given, target=guidance_target(self.teacher, cond, weight, interval))
             denoise = told_within(self, cond, weight, interval)
-        elif (fine := self.lesson.teacher_steps) is not None:
-            own = denoise if weight is None else as_sampled(self, cond, weight)
-            target = consistent(self._stepping(cond, weight, schedule), own, schedule, steps, fine)
-            given = replace(given, target=target, times=discrete_times(fine, given.times))
         else:
             teacher, overlapping = self._stepping(cond, weight, schedule), self.lesson.overlapping
             target = two_teacher_steps(teacher, schedule, steps, overlapping=overlapping)
