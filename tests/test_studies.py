@@ -85,6 +85,17 @@ def test_captions_say_what_they_should_and_are_all_known():
     assert 60 < sum("red" not in text for text in told) < 140
 
 
+@pytest.mark.parametrize(("small", "large"), [("base", "fine"), ("truth", "fine truth")])
+def test_a_clip_of_the_finer_set_is_the_same_clip(small, large):
+    """The whole of it, where those of study 1 are parts of larger ones."""
+    for i in range(4):
+        clip, finer = (LIBRARIES[name].picture("clips", i) for name in (small, large))
+        again = torch.nn.functional.avg_pool2d(finer.float(), 2)
+        assert (again - clip).abs().mean() < 2
+    crop, whole = (LIBRARIES[name].picture("clips", 0).float() for name in ("crops", "fine"))
+    assert (crop - whole).abs().mean() > 10
+
+
 def test_skewed_data_is_skewed():
     facts = LIBRARIES["base"].facts("clips")
     chosen = replace(STICKERS, clips=skewed).chosen("clips")

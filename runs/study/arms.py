@@ -10,7 +10,7 @@ from imagen_video.spec_unet import UNetSpec
 from imagen_video.training.distill import DistillSpec
 from imagen_video.training.student import Lesson
 from imagen_video.video import VideoFormat
-from study.library import BASE, CROP, FINE, Diet
+from study.library import BASE, FINE, Diet
 from study.world import STILL_STYLE, held_out
 
 SEEDS = (0, 1, 2)
@@ -163,8 +163,8 @@ def crop_stage(predicts: str) -> StageSpec:
     )
     return StageSpec(
         name="ssr2",
-        input=VideoFormat(CROP.frames, CROP.height // 4, CROP.width // 4, CROP.fps),
-        output=CROP,
+        input=VideoFormat(FINE.frames, FINE.height // 4, FINE.width // 4, FINE.fps),
+        output=FINE,
         unet=unet,
         sampler=SamplerSpec(num_steps=24, guidance=GuidanceSpec(weight=0.5), aug_logsnr=8.0),
         train=_train(steps=1200, clips=4),

@@ -170,6 +170,15 @@ def examined(judge: Judge, exam: Library, pixels: dict[str, Tensor]) -> tuple[Ac
     return (*found, Accuracy("background", size, right, len(facts)))
 
 
+def known(folder: Path) -> dict[str, dict[str, tuple[int, int]]]:
+    """(right, of) of every judge there, for every question, on clips that it has not seen."""
+    judges = {path.stem: Judge.load(path) for path in sorted(folder.glob("*.safetensors"))}
+    return {
+        name: {found.question: (found.right, found.of) for found in judge.accuracies}
+        for name, judge in judges.items()
+    }
+
+
 class Eye:
     """A judge that also tells what it sees as a vector."""
 

@@ -30,19 +30,19 @@ SECONDS = 16 / 3
 BASE = VideoFormat(8, 24, 24, 8 / SECONDS)
 FINE = VideoFormat(8, 48, 48, 8 / SECONDS)
 WIDE = VideoFormat(8, 192, 320, 8 / SECONDS)
-CROP = VideoFormat(8, 48, 48, 8 / SECONDS)
-"""What study 1 sees of WIDE."""
 PART = 256
 """Scenes rendered by one call of a worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """A set by name: what it shows, how large, how much of it."""
+    """A set by name: what it shows, how large, how much of it. With `crop_of` it shows parts of
+    `format` of clips that are so large."""
 
     name: str
     draw: Draw | DrawWords = field(default_factory=Draw)
     format: VideoFormat = BASE
+    crop_of: VideoFormat | None = None
     clips: int
     stills: int = 0
     first: int = 0
@@ -53,16 +53,16 @@ class Library:
         number = self.first + index
         facts = self.draw.clip(number) if kind == "clips" else self.draw.still(number)
         frames = self.format.frames if kind == "clips" else 1
-        whole, top, left = self.format, 0, 0
-        if self.format == CROP:
+        whole, (height, width) = self.crop_of or self.format, self.format.size
+        top = left = 0
+        if self.crop_of is not None:
             # About the middle, where the thing is.
-            whole = WIDE
             top, left = (
-                side // 4 + int(fraction(number, axis) * (side // 2 - CROP.height))
-                for axis, side in enumerate(WIDE.size)
+                side // 4 + int(fraction(number, axis) * (side // 2 - part))
+                for axis, (side, part) in enumerate(zip(whole.size, (height, width), strict=True))
             )
         made = scene(facts, 2 * number + (kind == "clips"), whole)
-        return render(made, whole, crop=Crop(0, top, left, frames, *self.format.size))
+        return render(made, whole, crop=Crop(0, top, left, frames, height, width))
 
     def part(self, kind: str, start: int) -> Tensor:
         """PART pictures from one number on."""
@@ -121,7 +121,7 @@ LIBRARIES = {
     for library in (
         Library(name="base", clips=6144, stills=8192),
         Library(name="fine", format=FINE, clips=2048),
-        Library(name="crops", format=CROP, clips=2048),
+        Library(name="crops", format=FINE, crop_of=WIDE, clips=2048),
         Library(
             name="turning",
             draw=Draw(
@@ -135,7 +135,7 @@ LIBRARIES = {
         Library(name="words", draw=DrawWords(), clips=2048, stills=4096),
         Library(name="truth", clips=1024, first=10**6),
         Library(name="fine truth", format=FINE, clips=1024, first=10**6),
-        Library(name="crop truth", format=CROP, clips=512, first=10**6),
+        Library(name="crop truth", format=FINE, crop_of=WIDE, clips=512, first=10**6),
     )
 }
 

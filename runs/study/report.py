@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_video.files import replacing
+from imagen_video.metrics.measures import percent
 from study.arms import SEEDS, table
 from study.plots import plot_all
 from study.statistics import Interval, departure, difference, over_seeds
@@ -30,7 +31,8 @@ def report(out: Path, docs: Path | None) -> None:
     with replacing(out / "report.json") as path:
         facts = {"tables": made, "bias": biased, "missing": missing(results)}
         path.write_text(json.dumps(facts, indent=1, default=asdict) + "\n")
-    text = "\n\n".join([*map(markdown, made), bias_markdown(biased), missing_markdown(results)])
+    ends = (bias_markdown(biased), judges_markdown(results), missing_markdown(results))
+    text = "\n\n".join([*map(markdown, made), *ends])
     with replacing(out / "report.md") as path:
         path.write_text(text.strip() + "\n")
     for plot in plot_all(results, out):
@@ -147,6 +149,21 @@ def bias_markdown(rows: list[dict[str, Any]]) -> str:
         shares = ", ".join(f"{v} {s} ({data.get(v, 0):.2f})" for v, s in r["shares"].items())
         lines.append(f"| {r['arm']} | {r['weight']} | {r['attribute']} | {apart} | {shares} |")
     return "\n".join(lines)
+
+
+def judges_markdown(results: Results) -> str:
+    """How often the judges are right on ground truth: no arm can be seen to do better."""
+    of_arms = [r.get("judges", {}) for by_seeds in results.values() for r in by_seeds.values()]
+    lines = []
+    for name in sorted({name for judges in of_arms for name in judges}):
+        each = [judges[name] for judges in of_arms if name in judges]
+        for question in each[0]:
+            shares = sorted({percent(*judge[question]) for judge in each})
+            lines.append(f"| {name} | {question} | {', '.join(shares)} |")
+    if not lines:
+        return ""
+    head = ["### The judges themselves, on ground truth that they have not seen", ""]
+    return "\n".join([*head, "| judge | question | right |", "|---|---|---|", *lines])
 
 
 def missing_markdown(results: Results) -> str:

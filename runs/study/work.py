@@ -15,7 +15,7 @@ from imagen_video.files import alone_in, replacing
 from imagen_video.pictures import contact_sheet, write_png
 from imagen_video.stage import Stage
 from imagen_video.weights import load_stage
-from study import measure, upsampling
+from study import judges, measure, upsampling
 from study.arms import SEEDS, Arm, table
 from study.library import LIBRARIES, Library
 from study.measure import Measured, Subject
@@ -113,6 +113,7 @@ def do(arm: Arm, seed: int, place: Place) -> None:
         "device": place.device.type,
         "seconds of the last run": round(time.monotonic() - start, 1),
         "looks": looks_in(folder),
+        "judges": judges.known(place.carried / "judges"),
         "measured": found.facts,
     }
     conclude(folder, result, keep_weights=arm.kept)

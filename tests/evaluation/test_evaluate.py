@@ -60,7 +60,10 @@ def test_every_stage_is_measured_with_its_settings(whole):
     assert len(base["by_position"]) == 4 and len(tsr1["by_position"]) == 8
     assert not base["own"]
     own = {m["name"]: m["value"] for m in tsr1["own"]}
-    assert own["inherited"] == pytest.approx(own["FID in the cascade"] - own["FID alone"])
+    for name in ("FID", "FVD"):
+        rest = own[f"{name} in the cascade"] - own[f"{name} alone"]
+        assert own[f"{name} inherited"] == pytest.approx(rest)
+    assert 0 < own["FID added"] < own["FID alone"]
     assert own["psnr"] < own["interpolated"]  # a random network beats nothing
     settings = report["settings"]
     assert settings["frames"]["weights"] == "579344248a93e230"

@@ -85,6 +85,22 @@ def test_videos_of_one_prompt_make_no_interval_narrower():
     assert often.value == pytest.approx(once.value, rel=0.05)
 
 
+def test_videos_of_one_prompt_alone_have_an_interval():
+    """Its videos are drawn then: there is no other prompt."""
+    target = Target(Moments.of(rows_of(200)))
+    found = [
+        frechet("F", (rows_of(12)[:, None], None), target, proxy=True, seed=0, repeats=n)[0]
+        for n in (1, 12)
+    ]
+    assert found[0] == found[1]
+    mean = mean_of("m", [1.0, 2.0, 4.0], [], better="higher", repeats=3)
+    assert mean.low is not None and mean.high is not None and mean.low < mean.value < mean.high
+
+
+def rows_of(count: int) -> torch.Tensor:
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(count))
+
+
 def test_frames_that_are_alike_do_not_tell_of_endless_videos():
     generator = torch.Generator().manual_seed(0)
     target = Target(Moments.of(torch.randn(4000, 8, generator=generator)))

@@ -25,6 +25,13 @@ def test_kernel_distance_equals_a_librarys():
     assert kernel_distance(fake, real) == pytest.approx(library.compute()[0].item(), rel=1e-4)
 
 
+def test_clips_of_which_nobody_knows_what_they_show_are_all_compared():
+    fake, real = rows(30, 0), rows(30, 1)
+    shown = [f"prompt {i}" for i in range(30)]
+    assert kernel_distance(fake, real, (shown, [""] * 30)) == kernel_distance(fake, real)
+    assert kernel_distance(fake, real, (["", *shown[1:]], shown)) != kernel_distance(fake, real)
+
+
 def test_kernel_distance_of_one_distribution_is_0_on_average():
     found = [kernel_distance(rows(30, seed), rows(30, seed + 100)) for seed in range(40)]
     apart = kernel_distance(rows(30, 0), rows(30, 1, 1.0))

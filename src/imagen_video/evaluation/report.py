@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from imagen_video.evaluation.records import Features, Record, looked_at
+from imagen_video.evaluation.records import Record, looked_at
 from imagen_video.evaluation.run import Column, Evaluation
 from imagen_video.evaluation.scores import (
     EQUAL,
     HIGHER,
     Measure,
+    features_for,
     fidelities,
     frechet,
     judged,
@@ -110,9 +111,6 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
     repeats = counts.samples // len(evaluation.prompts)
     drawn: Any = {"seed": seed, "repeats": repeats}
 
-    def of_clips(records: Sequence[Record]) -> Tensor:
-        return Features.of(records).clips[:, None]
-
     target, d = Target(Moments.of(reference.frames.flatten(0, 1))), reference.frames.shape[-1]
     if len(reference.clips) <= d:
         warnings.warn(
@@ -120,12 +118,14 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
             "distance comes out too large; take more --reference-clips",
             stacklevel=2,
         )
+    targets = {"FID": target, "FVD": Target(Moments.of(reference.clips))}
+    proxies = {"FID": frames, "FVD": clips}
+    for name, one in targets.items():
+        ours, true = (features_for(name, some) if some else None for some in (samples, truth))
+        assert ours is not None
+        section.measures += frechet(name, (ours, true), one, proxy=proxies[name], **drawn)
     rows = (stacked(samples), stacked(truth) if truth else None)
-    section.measures += frechet("FID", rows, target, proxy=frames, **drawn)
     section.by_position = by_position(target, rows, section.frames, proxy=frames, **drawn)
-    rows = (of_clips(samples), of_clips(truth) if truth else None)
-    whole = Target(Moments.of(reference.clips))
-    section.measures += frechet("FVD", rows, whole, proxy=clips, **drawn)
     shown = [evaluation.prompt(i).text for i in range(len(samples))]
     meant = [evaluation.shows(i, record.facts["prompt"]) for i, record in enumerate(truth)]
     section.measures += neighbours(
@@ -142,7 +142,7 @@ def _section(evaluation: Evaluation, column: Column, seed: int) -> Section:
         section.measures.append(found)
     own = evaluation.records("own", column.name, counts.own)
     if own:
-        section.own = own_error(own, samples, target, proxy=frames, **drawn)
+        section.own = own_error((own, samples, truth), targets, proxies=proxies, **drawn)
     section.measures += fidelities(samples, repeats)
     if tools.aligner and samples[0].aligned.numel():
         section.measures += alignments(evaluation, tools.aligner, samples, truth, repeats)

@@ -3,8 +3,9 @@ is of, and what as many true clips score."""
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,10 @@ def vectors(records: Sequence[Record]) -> Tensor:
 
 def together(rows: Tensor, repeats: int) -> Tensor:
     """What samples of all prompts, `repeats` times over, have (n, ...), as (prompts, repeats, ...):
-    samples of one prompt are alike, and intervals draw prompts again."""
+    samples of one prompt are alike, and intervals draw prompts again. Of a single prompt they draw
+    its videos."""
+    if len(rows) == repeats:
+        repeats = 1
     return rows.unflatten(0, (repeats, -1)).transpose(0, 1)
 
 
@@ -72,7 +76,7 @@ def frechet(
     if count <= d:
         warnings.warn(
             f"{name} of the videos of {count} prompts, by features of {d} numbers, is too large: "
-            "compare it only with others of as many, or ask for a larger --count",
+            "compare it only with others of as many, or take more videos (a larger --count)",
             stacklevel=2,
         )
     found = bootstrap(target, samples, seed)
@@ -178,33 +182,49 @@ def fidelities(records: Sequence[Record], repeats: int) -> list[Measure]:
 
 
 def own_error(
-    own: Sequence[Record],
-    samples: Sequence[Record],
-    target: Target,
+    sets: Sequence[Sequence[Record]],
+    targets: Mapping[str, Target],
     *,
-    proxy: bool,
+    proxies: Mapping[str, bool],
     seed: int,
     repeats: int = 1,
 ) -> list[Measure]:
-    """A stage on true input: its fidelity, and its distance beside that of the cascade's output,
-    of which the rest is inherited; the videos of both are drawn together."""
-    count = min(len(own), len(samples))
+    """A stage on true input: its fidelity, and its distances; `sets` are those videos, the
+    cascade's and the true clips of the former. What the cascade's distance has beside that of the
+    stage alone is inherited, what that has beside the true clips' is what the stage adds. All of
+    them are drawn together."""
+    own, samples, _ = sets
+    count = min(map(len, sets))
     repeats = repeats if count == len(samples) == len(own) else 1
     found = fidelities(own, repeats)
-    alone, whole = (
-        together(stacked(some[:count]), repeats).flatten(1, 2) for some in (own, samples)
-    )
-    common = {"of": count, "better": LOWER, "proxy": proxy}
-    for name, rows in (("FID alone", alone), ("FID in the cascade", whole)):
-        e = bootstrap(target, rows, seed)
-        found.append(Measure(name=name, value=e.value, low=e.low, high=e.high, **common))
+    for name, target in targets.items():
+        vectors = [features_for(name, some[:count]) for some in sets]
+        alone, whole, true = (together(rows, repeats).flatten(1, 2) for rows in vectors)
+        common: Any = {"of": count, "better": LOWER, "proxy": proxies[name]}
+        for label, rows in (("alone", alone), ("in the cascade", whole)):
+            e = bootstrap(target, rows, seed)
+            spread = {"value": e.value, "low": e.low, "high": e.high}
+            found.append(Measure(name=f"{name} {label}", **spread, **common))
+        for label, more, less in (("inherited", whole, alone), ("added", alone, true)):
+            spread = by_halves(further(target, more, less), len(more), seed, fewest=2)
+            found.append(Measure(name=f"{name} {label}", **spread, **common))
+    return found
 
-    def rest(chosen: Tensor) -> float:
-        first, second = (target.of(rows[chosen].flatten(0, 1)) for rows in (alone, whole))
-        return second - first
 
-    spread = by_halves(rest, len(alone), seed, fewest=2)
-    return [*found, Measure(name="inherited", **spread, **common)]
+def further(target: Target, a: Tensor, b: Tensor) -> Callable[[Tensor], float]:
+    """How much further from the target some of `a` are than the same of `b`."""
+
+    def found(chosen: Tensor) -> float:
+        first, second = (target.of(rows[chosen].flatten(0, 1)) for rows in (a, b))
+        return first - second
+
+    return found
+
+
+def features_for(name: str, records: Sequence[Record]) -> Tensor:
+    """What FID or FVD compares, as (clips, vectors a clip, d)."""
+    features = Features.of(records)
+    return features.frames if name == "FID" else features.clips[:, None]
 
 
 def told(records: Sequence[Record], fact: str) -> list[tuple[str, str]]:

@@ -97,7 +97,7 @@ def neighbours(
         def share(half: Tensor, name: str = name) -> float:
             return diversity.coverage_of(samples.rows[places[half].flatten()], real.rows)[name]
 
-        fewest = -(-(diversity.NEAREST + 1) // repeats)
+        fewest = -(-(diversity.NEAREST + 1) // places.shape[1])
         bounds = {"least": 0.0, "most": math.inf if name == "density" else 1.0}
         spread = by_halves(share, len(places), seed, fewest=fewest, **bounds)
         found.append(Measure(name=name, truth=theirs.get(name), better=HIGHER, **spread, **common))

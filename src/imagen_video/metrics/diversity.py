@@ -22,9 +22,9 @@ def kernel_distance(
     """KID: the unbiased squared maximum mean discrepancy with kernel (x.y / d + 1)^3 (Binkowski et
     al. 2018); near 0 for samples of one distribution, below 0 by chance.
 
-    `of` says what each of both shows, where samples were made for one list of prompts: pairs that
-    show the same are left out everywhere. Otherwise a sample, the only one of its prompt, would
-    meet it among the others alone, and a perfect model would come out below 0.
+    `of` says what each of both shows ("": nobody knows), where samples were made for one list of
+    prompts: pairs that show the same are left out everywhere. Otherwise a sample, the only one of
+    its prompt, would meet it among the others alone, and a perfect model would come out below 0.
     """
     _at_least(a, b, count=2)
     a, b = a.double(), b.double()
@@ -77,9 +77,13 @@ def _radius(rows: Tensor, nearest: int) -> Float[Tensor, " n"]:
 
 
 def _alike(a: Sequence[object], b: Sequence[object]) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of a and a, b and b, and a and b show the same."""
+    """Which of a and a, b and b, and a and b show the same; who is said to show nothing, "", is
+    like no other."""
     numbers = {name: i for i, name in enumerate(dict.fromkeys([*a, *b]))}
-    first, second = (torch.tensor([numbers[name] for name in names]) for names in (a, b))
+    alone = iter(range(-len(a) - len(b), 0))
+    first, second = (
+        torch.tensor([numbers[name] if name else next(alone) for name in names]) for names in (a, b)
+    )
     return first[:, None] == first, second[:, None] == second, first[:, None] == second
 
 
