@@ -229,7 +229,7 @@ def made_up(measure: str, right: int) -> dict:
     settings += itertools.product((f"constant {w:g}" for w in WEIGHTS), ("static", "dynamic"))
     settings += itertools.product((f"oscillating {w:g}" for w in WEIGHTS), ("static", "dynamic"))
     levels = itertools.product(("truth", "base"), ("none", *(f"{level:g}" for level in LEVELS)))
-    counts = {part: {"x": right, "y": 100 - right} for part in PARTS}
+    counts = {part: {"x": right - 10, "y": 110 - right} for part in PARTS}
     base = {"right": dict.fromkeys(groups, answers), "frechet": 1.0}
     return {
         "base": base,
@@ -241,7 +241,10 @@ def made_up(measure: str, right: int) -> dict:
             "truth": {"saturation": 0.5},
         },
         "bias": {
-            "weights": {f"{w:g}": {"counts": counts} for w in BIAS_WEIGHTS},
+            "weights": {
+                f"{w:g}": {"counts": counts, "right": {"concept": (right, 100)}}
+                for w in BIAS_WEIGHTS
+            },
             "data": {part: {"x": 0.5, "y": 0.5} for part in PARTS},
         },
         "fine": {"rows": [row | {"source": s, "level": level} for s, level in levels]},
@@ -277,7 +280,11 @@ def test_report_of_made_up_results(tmp_path, capsys):
     medium, small, _ = size["lines"]
     assert medium["values"]["concept, %"]["mean"] == 60
     assert small["difference"]["concept, %"] == {"mean": -10, "low": -10, "high": -10, "of": 3}
-    assert facts["bias"][0]["departure"]["variation"] == pytest.approx(0.1)
+    first = facts["bias"][0]
+    # One seed leans to x as the next leans to y: together they would look even.
+    assert [d["variation"] for d in first["departures"]] == pytest.approx([0.1, 0, 0.1])
+    assert first["variation"]["mean"] == pytest.approx(2 / 30)
+    assert first["thing"]["mean"] == 60 and first["variation"]["high"] > 0.1
     assert facts["missing"] == ["prediction/eps-2"]
     assert "| small | -10 (-10 to -10)" in (tmp_path / "report.md").read_text()
     assert "Not finished: prediction/eps-2." in capsys.readouterr().out

@@ -237,12 +237,15 @@ def table() -> dict[str, Arm]:
         ),
         Arm(study="size", name="small", measure="base", stage=base_stage((32, 64)), diet=STICKERS),
         Arm(study="size", name="large", measure="base", stage=base_stage((96, 192)), diet=STICKERS),
-        Arm(
-            study="bias",
-            name="skewed",
-            measure="bias",
-            stage=base,
-            diet=replace(STICKERS, clips=skewed, stills=skewed, unsaid=0.25),
+        *(
+            Arm(
+                study="bias",
+                name=name,
+                measure="bias",
+                stage=base,
+                diet=replace(STICKERS, clips=share, stills=share, unsaid=0.25),
+            )
+            for name, share in (("skewed", skewed), ("even, unsaid", shown))
         ),
         *(
             Arm(study=study, name=name, measure="fine", stage=stage, diet=diet, of=REFERENCE)

@@ -1,6 +1,7 @@
 """Small plots of the studies, one PNG each."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ def plot_all(results: Results, folder: Path) -> Iterator[Path]:
             yield path
 
 
-def axes(count: int) -> tuple[Any, list[Any]]:
+def axes(count: int, rows: int = 1) -> tuple[Any, list[Any]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * count, 3.2), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
+    figure = Figure(figsize=(4.2 * count, 3.2 * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, count, squeeze=False).flat)
 
 
 def lined(
@@ -213,18 +214,21 @@ def distillation(results: Results) -> Any:
 
 
 def bias(results: Results) -> Any:
-    figure, places = axes(len(PARTS))
-    name, arm = BIAS_ARMS[1]
-    for ax, part in zip(places, PARTS, strict=True):
+    figure, places = axes(len(PARTS), len(BIAS_ARMS))
+    for ax, ((name, arm), part) in zip(places, product(BIAS_ARMS, PARTS), strict=True):
         found = measured(results, arm)
         data = found[0]["data"][part]
-        for weight in BIAS_KEYS:
-            counts = [m["weights"][weight]["counts"][part] for m in found]
-            values = [[c.get(v, 0) / sum(c.values()) for c in counts] for v in data]
-            lined(ax, range(len(data)), values, f"guidance {weight}", marker="o", linestyle="none")
-        ax.bar(range(len(data)), list(data.values()), color="lightgrey", label="data")
-        ax.set(title=f"{part}, {name}")
-        ax.set_xticks(range(len(data)), [v.replace(" ", "\n") for v in data], fontsize=7)
+        counts = {w: [m["weights"][w]["counts"][part] for m in found] for w in BIAS_KEYS}
+        seen = [value for each in counts.values() for count in each for value in count]
+        values = list(dict.fromkeys([*data, *seen]))  # what the data does not show comes last
+        for weight, each in counts.items():
+            shares = [[c.get(v, 0) / sum(c.values()) for c in each] for v in values]
+            label = f"guidance {weight}"
+            lined(ax, range(len(values)), shares, label, marker="o", linestyle="none")
+        held = [data.get(value, 0) for value in values]
+        ax.bar(range(len(values)), held, color="lightgrey", label="data")
+        ax.set(title=f"{part}, {name}", ylim=(0, None))
+        ax.set_xticks(range(len(values)), [v.replace(" ", "\n") for v in values], fontsize=7)
     places[0].legend(fontsize=7)
     return figure
 
@@ -245,7 +249,7 @@ PLOTS: dict[str, tuple[tuple[str, ...], Callable[[Results], Any]]] = {
         (REFERENCE, "generalisation/rotation", "generalisation/words"),
         generalisation,
     ),
-    "bias": (("bias/skewed",), bias),
+    "bias": (tuple(arm for _, arm in BIAS_ARMS), bias),
     "distillation": (
         ("distillation/teacher", *(f"distillation/{name}" for name in STUDENTS)),
         distillation,

@@ -116,38 +116,47 @@ def grid(names: list[str], lines: Mapping[str, Mapping[str, Interval | None]]) -
 
 
 def bias(results: Results) -> list[dict[str, Any]]:
-    """How far what neutral prompts give is from the data, by arm, guidance and attribute; counts
-    are pooled over seeds, shares have their interval over seeds."""
+    """How far what neutral prompts give is from the data, by arm, guidance and attribute: of each
+    seed, as networks may lean in different ways, with intervals over seeds."""
     found = []
     for name, arm in BIAS_ARMS:
         measured = [result["measured"] for result in results.get(arm, {}).values()]
         for weight in BIAS_KEYS if measured else ():
+            rights = [m["weights"][weight]["right"]["concept"] for m in measured]
+            thing = over_seeds([100 * right / of for right, of in rights])
             for part in PARTS:
                 counts = [m["weights"][weight]["counts"][part] for m in measured]
                 expected = measured[0]["data"][part]
                 values = sorted({value for each in counts for value in each} | expected.keys())
-                pooled = {v: sum(each.get(v, 0) for each in counts) for v in values}
                 shares = {
                     v: over_seeds([each.get(v, 0) / sum(each.values()) for each in counts])
                     for v in values
                 }
                 about = {"arm": name, "weight": weight, "attribute": part, "data": expected}
-                found.append(about | {"departure": departure(pooled, expected), "shares": shares})
+                departures = [departure(each, expected) for each in counts]
+                variation = over_seeds([d.variation for d in departures])
+                about |= {"departures": departures, "variation": variation, "thing": thing}
+                found.append(about | {"shares": shares})
     return found
 
 
 def bias_markdown(rows: list[dict[str, Any]]) -> str:
-    """Total variation from the data, what chance alone gives, the test; then every share."""
+    """Total variation from the data, that of each seed and what chance alone gives, the largest p
+    of their tests; then every share."""
     if not rows:
         return ""
     lines = ["### Bias under prompts that name a thing alone", ""]
-    lines += ["| data | guidance | attribute | total variation | by chance | p | shares (data) |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    head = ["data", "guidance", "thing right, %", "attribute", "total variation", "of each seed"]
+    head += ["by chance", "largest p", "shares (data)"]
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for r in rows:
-        d, data = r["departure"], r["data"]
-        apart = f"{d.variation:.3f} ({d.low:.3f} to {d.high:.3f}) | {d.by_chance:.3f} | {d.p:.2g}"
+        each, data = r["departures"], r["data"]
+        seeds = ", ".join(f"{d.variation:.2f}" for d in each)
+        chance = sum(d.by_chance for d in each) / len(each)
+        apart = f"{r['variation']} | {seeds} | {chance:.3f} | {max(d.p for d in each):.2g}"
         shares = ", ".join(f"{v} {s} ({data.get(v, 0):.2f})" for v, s in r["shares"].items())
-        lines.append(f"| {r['arm']} | {r['weight']} | {r['attribute']} | {apart} | {shares} |")
+        about = f"{r['arm']} | {r['weight']} | {r['thing']} | {r['attribute']}"
+        lines.append(f"| {about} | {apart} | {shares} |")
     return "\n".join(lines)
 
 

@@ -236,5 +236,9 @@ def letters_right(facts: Facts) -> float:
     return 100 * sum(right for right, _ in pairs) / sum(of for _, of in pairs)
 
 
-BIAS_ARMS = (("even data", "bias/even"), ("skewed data", "bias/skewed"))
+BIAS_ARMS = (
+    ("even data, all said", "bias/even"),
+    ("even data", "bias/even, unsaid"),
+    ("skewed data", "bias/skewed"),
+)
 BIAS_KEYS = tuple(f"{weight:g}" for weight in BIAS_WEIGHTS)
