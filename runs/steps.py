@@ -41,18 +41,24 @@ def curves(words: list[str]) -> dict[str, Points]:
 
 def draw(found: dict[str, Points], path: Path) -> None:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = Figure(figsize=(4.2 * len(MEASURES), 3.4), layout="constrained")
     steps = sorted({n for points in found.values() for n in points})
     for ax, name in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
         for label, points in found.items():
             along = sorted(points)
-            values = [points[n][name]["value"] for n in along]
-            ax.plot(along, values, "o-", label=label, markersize=4)
+            measures = [points[n][name] for n in along]
+            values = [m["value"] for m in measures]
+            (line,) = ax.plot(along, values, "o-", label=label, markersize=4)
+            if all(m["low"] is not None for m in measures):
+                ends = ([m[end] for m in measures] for end in ("low", "high"))
+                ax.fill_between(along, *ends, color=line.get_color(), alpha=0.12, linewidth=0)
         ax.set(title=f"{name} (proxy)" if name in ("FVD", "fit") else f"{name}, right")
         ax.set(xlabel="steps", xscale="log", yscale="log" if name == "FVD" else "linear")
         ax.set_xticks(steps)
+        if name == "FVD":
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
