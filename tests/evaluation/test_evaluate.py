@@ -1,6 +1,7 @@
 """The whole evaluation on a random tiny cascade: a command, its records, its report, its page."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,7 +18,10 @@ from safetensors.torch import load_file, save_file
 
 from imagen_video.cli.evaluate import Evaluate, run_evaluate
 from imagen_video.evaluation.asked import EvaluationSpec, tools_of
-from imagen_video.evaluation.prompts import Prompt
+from imagen_video.evaluation.prompts import Prompt, prompts_of
+from imagen_video.evaluation.reference import StickerReference
+from imagen_video.sampling import save_video
+from imagen_video.video import VideoFormat
 
 COMMAND = [sys.executable, "-m", "imagen_video", "evaluate"]
 SMALL = ["--until", "tsr1", "--count", "2", "--reference-clips", "4", "--threads", "1"]
@@ -74,7 +78,6 @@ def test_every_stage_is_measured_with_its_settings(whole):
     assert any("--count" in note for note in report["notes"])
 
 
-@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(folder, whole, tmp_path):
     first = subprocess.Popen(
         [*COMMAND, str(folder), *SMALL, "--out", str(tmp_path)], stderr=subprocess.DEVNULL
@@ -170,6 +173,29 @@ def test_a_folder_of_videos_is_measured_and_judged(inside, tmp_path):
     assert {a["question"] for a in section["judges"]} >= {"motion", "concept", "style", "match"}
     assert {a["size"] for a in section["judges"]} == {"24x40"}
     assert sum(section["confusions"]["motion"]["moving left to right"].values()) == 3
+
+
+def test_true_clips_fit_their_prompts_and_others_without_captions(inside, tmp_path):
+    """Rendered as mp4, against a folder of one's own videos of which nobody says what they show."""
+    true = StickerReference(prompts_of("stickers", 4))
+    for i in range(12):
+        clip = true.clip(i, VideoFormat(16, 48, 80, 3.0), range(16))
+        path = tmp_path / ("own" if i > 3 else "made") / f"{i}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        save_video(path, clip.video, fps=3.0, metadata={"prompt": true.prompts[i % 4].text})
+        if i > 3:
+            path.with_suffix(".json").unlink()
+    words = ["--reference", tmp_path / "own", "--reference-clips", 4, "--threads", 1]
+    done = inside(tmp_path / "made", "--out", tmp_path / "out", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (section,) = told(tmp_path / "out")["sections"]
+    measures = {m["name"]: m for m in section["measures"]}
+    assert measures["R-precision of 4"]["value"] == 100
+    for question in ("background", "motion", "concept"):
+        assert measures[question]["value"] == 100
+    assert math.isfinite(measures["KID"]["value"])
+    # Of the same world, so as near as true clips are.
+    assert measures["FID"]["value"] < 2 * measures["FID"]["truth"]
 
 
 def browser() -> str:
