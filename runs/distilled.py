@@ -33,7 +33,7 @@ from imagen_video.evaluation.scores import stacked
 from imagen_video.index import INDEX, load_spec
 from imagen_video.info import describe
 from imagen_video.memory import keep_freed_memory
-from imagen_video.metrics.alignment import fit, retrieved, score
+from imagen_video.metrics.alignment import retrieved, score
 from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.spec import GuidanceSpec, StageSpec
 from imagen_video.stage import Stage
@@ -254,9 +254,7 @@ class Table:
             whole = presets.find(str(self.options.out / "cascades" / name))
             flops = float(sum(r.flops for r in describe(whole) if r.stage in settings["stages"]))
         fits = [score(r.aligned, self.captions[i]) for r, i in zip(records, own, strict=True)]
-        hits = [
-            retrieved(fit(r.aligned, self.captions), i) for r, i in zip(records, own, strict=True)
-        ]
+        hits = [retrieved(r.aligned, self.captions, i) for r, i in zip(records, own, strict=True)]
         return Row(
             torch.tensor(fits, dtype=torch.float64),
             100 * torch.tensor(hits, dtype=torch.float64),

@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from imagen_video.data.stickers import render, scene_for
-from imagen_video.metrics.alignment import ClipAligner, fit, retrieved, score
+from imagen_video.metrics.alignment import ClipAligner, retrieved, score
 from imagen_video.metrics.features import clip_extractor, frame_extractor
 from imagen_video.metrics.frechet import Moments, frechet_distance
 from imagen_video.video import VideoFormat
@@ -231,11 +231,12 @@ def test_clip_and_siglip_from_a_folder(tmp_path, kind):
 
 def test_score_and_retrieval_by_hand():
     prompts = torch.eye(3)
-    video = torch.tensor([[0.6, 0.8, 0.0], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])
-    torch.testing.assert_close(fit(video, prompts), torch.tensor([0.2, 0.8 / 3, 0.0]))
+    video = torch.tensor([[0.6, 0.8, 0.0], [1.0, 0.0, 0.0], [-1.0, 0.1, 0.0]])
     assert score(video, prompts[0]) == pytest.approx(100 * 1.6 / 3)
-    assert retrieved(fit(video, prompts), 1)
-    assert not retrieved(fit(video, prompts), 0)
+    # Of its frames the first fits prompt 1 best, the next prompt 0, the last prompt 1.
+    assert retrieved(video, prompts, 1) == pytest.approx(2 / 3)
+    assert retrieved(video, prompts, 0) == pytest.approx(1 / 3)
+    assert retrieved(video[:1], prompts, 2) == 0
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from imagen_video.metrics.alignment import MatcherAligner, fit, retrieved
+from imagen_video.metrics.alignment import MatcherAligner, retrieved
 from imagen_video.metrics.clipnet import ViewSpec
 from imagen_video.metrics.judge import Accuracy
 from imagen_video.metrics.matcher import Matcher, MatcherFacts, MatcherSpec
@@ -54,7 +54,7 @@ def test_clips_find_their_captions_and_survive_saving(matcher, encoder, tmp_path
     for own, name in enumerate(COLOURS):
         video = ((clip(name, 0.75) + 1) * 127.5).byte()
         video = torch.nn.functional.interpolate(video.float(), scale_factor=3).byte()
-        assert retrieved(fit(aligner.video(video.repeat(2, 1, 1, 1)), prompts), own)
+        assert retrieved(aligner.video(video.repeat(2, 1, 1, 1)), prompts, own)
 
 
 def test_padding_is_not_read(matcher, encoder):

@@ -31,7 +31,7 @@ from imagen_video.evaluation.scores import (
 )
 from imagen_video.evaluation.variety import Shown, neighbours, varieties
 from imagen_video.files import replacing
-from imagen_video.metrics.alignment import Aligner, fit, retrieved, score
+from imagen_video.metrics.alignment import Aligner, retrieved, score
 from imagen_video.metrics.frechet import Moments, Target, bootstrap
 from imagen_video.metrics.judge import Accuracy
 from imagen_video.metrics.measures import percent
@@ -213,7 +213,7 @@ def alignments(
         return []
     known = aligner.prompts(texts)
 
-    def found(records: Sequence[Record]) -> tuple[list[float], list[bool]]:
+    def found(records: Sequence[Record]) -> tuple[list[float], list[float]]:
         scores, hits = [], []
         for i, record in enumerate(records):
             place = texts.index(evaluation.prompt(i).text)
@@ -222,7 +222,7 @@ def alignments(
                 candidates = known.clone()
                 candidates[place] = aligner.prompts([text])[0]
             scores.append(score(record.aligned, candidates[place]))
-            hits.append(retrieved(fit(record.aligned, candidates), place))
+            hits.append(retrieved(record.aligned, candidates, place))
         return scores, hits
 
     ours, theirs = found(samples), found(truth)

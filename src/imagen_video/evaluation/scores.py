@@ -148,9 +148,15 @@ def mean_of(
 
 
 def share_of(
-    name: str, right: list[bool], truth: list[bool], *, proxy: bool = False, repeats: int = 1
+    name: str,
+    right: Sequence[float],
+    truth: Sequence[float],
+    *,
+    proxy: bool = False,
+    repeats: int = 1,
 ) -> Measure:
-    """A share of right answers in per cent, with its Wilson interval; where prompts come several
+    """A share of right answers in per cent, with its Wilson interval (wide enough for answers that
+    are right in part); where prompts come several
     times, with that of prompts drawn again, if it is wider."""
     low, high = wilson(sum(right), len(right))
     if repeats > 1:

@@ -38,19 +38,15 @@ class Aligner(Protocol):
     def prompts(self, prompts: Sequence[str]) -> Float[Tensor, "p e"]: ...
 
 
-def fit(video: Float[Tensor, "n e"], prompts: Float[Tensor, "p e"]) -> Float[Tensor, " p"]:
-    """The cosine of a video with each prompt, averaged over its vectors."""
-    return (video @ prompts.T).mean(0)
-
-
 def score(video: Float[Tensor, "n e"], prompt: Float[Tensor, " e"]) -> float:
     """CLIP score from 0 to 100: each frame's cosine with the prompt, none below 0, averaged."""
     return 100 * (video @ prompt).clamp(min=0).mean().item()
 
 
-def retrieved(fits: Float[Tensor, " p"], own: int) -> bool:
-    """Whether a video fits its own prompt best of all (R-precision asks in how many cases)."""
-    return int(fits.argmax()) == own
+def retrieved(video: Float[Tensor, "n e"], prompts: Float[Tensor, "p e"], own: int) -> float:
+    """The share of a video's frames that fit its own prompt best of all, which R-precision is the
+    mean of (paper section 3.3: frames share the prompt of their video); of one vector, 0 or 1."""
+    return ((video @ prompts.T).argmax(1) == own).double().mean().item()
 
 
 @dataclass(frozen=True)
