@@ -82,6 +82,16 @@ def test_lessons_that_a_teacher_cannot_give(base):
     for weights in ((5.0, 1.0), (0.0, float("inf"))):
         with pytest.raises(ValueError, match=r"guidance weights are drawn from"):
             Lesson(weights=weights)
+    within = sampled(base, GuidanceSpec(weight=3.0, interval=(-30.0, 0.0)))
+    for low, high, asked in ((0.0, 2.0, "3"), (2.0, 9.0, "0"), (4.0, 9.0, "3 and 0")):
+        with pytest.raises(ValueError, match=rf"guidance {asked}: .* got {low:g} {high:g}"):
+            DistillSpec(weights=(low, high)).lessons(within.spec)
+    assert DistillSpec(weights=(2.0, 9.0), direct=True).lessons(within.spec)
+    knowing = learned(within)  # weights 0 to 15
+    assert DistillSpec(weights=(2.0, 9.0)).lessons(knowing.spec)
+    few = replace(knowing.spec, unet=replace(knowing.spec.unet, guided=(2.0, 9.0)))
+    with pytest.raises(ValueError, match="learned guidance weights 2 to 9, got 0"):
+        DistillSpec(weights=(2.0, 9.0)).lessons(few)
     with pytest.raises(ValueError, match="got 3 after 8"):
         DistillSpec(rounds=(8, 3)).lessons(base.spec)
 

@@ -63,6 +63,8 @@ class DistillSpec:
         for before, steps in pairwise(rounds):
             if 2 * steps != before:
                 raise ValueError(f"rounds halve the steps, got {steps} after {before}")
+        if teacher.sampler.guidance.on:
+            self._refuse_other_weights(teacher)
         found = []
         if teacher.sampler.guidance.on and not teacher.unet.guided and not self.direct:
             found.append(("guidance", Lesson(weights=self.weights)))
@@ -71,6 +73,21 @@ class DistillSpec:
             last = Lesson(steps=rounds[-1], weights=self.weights, overlapping=True)
             found.append((f"{rounds[-1]}-stochastic", last))
         return found
+
+    def _refuse_other_weights(self, teacher: StageSpec) -> None:
+        """ValueError where sampling asks for a weight that is not learned, before it is trained."""
+        guidance, (least, most) = teacher.sampler.guidance, self.weights
+        others = [w for w in (guidance.low, 0.0 if guidance.interval else None) if w is not None]
+        if teacher.unet.guided:
+            teacher.refuse_unlearned(others)
+        # A round of guidance alone leaves what varies over the steps to the student.
+        asked = [guidance.weight, *([] if self.direct or teacher.unet.guided else others)]
+        strange = [f"{weight:g}" for weight in asked if not least <= weight <= most]
+        if strange:
+            raise ValueError(
+                f"stage {teacher.name!r} is sampled with guidance {' and '.join(strange)}: let "
+                f"--weights begin and end around that, got {least:g} {most:g}"
+            )
 
     def train(self, teacher: TrainSpec, lesson: Lesson) -> TrainSpec:
         """How the student of a lesson trains."""

@@ -64,9 +64,9 @@ class Lesson:
                 why = "has learned guidance already" if unet.guided else "is sampled without it"
                 raise ValueError(f"stage {teacher.name!r} teaches no guidance: it {why}")
             return replace(teacher, unet=replace(unet, guided=self.weights), train=train)
-        if sampler.guidance.on and not unet.guided:
-            unet = replace(unet, guided=self.weights)
         teacher.refuse_unlearned(self.weights)
+        if sampler.guidance.on or unet.guided:
+            unet = replace(unet, guided=self.weights)
         # What varies over the teacher's steps is learned with them.
         absorbed = GuidanceSpec(weight=sampler.guidance.weight)
         move = "stochastic" if self.overlapping else "ddim"
