@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--point", nargs=2, type=float, metavar=("FRAMES", "SCALE"),
                         help="this one alone, in this process, as a line of JSON")  # fmt: skip
     wanted = parser.parse_args()
-    spec = presets.find(wanted.preset)
+    spec = presets.shipped(wanted.preset)
     stages = [spec.stage(name) for name in wanted.stages or (s.name for s in spec.stages)]
     if wanted.point:
         frames, scale = wanted.point

@@ -60,7 +60,7 @@ class Options:
     guidance: tuple[Literal["constant", "oscillating"], ...] = GUIDANCES
     stages: tuple[Literal["base", "tsr1", "ssr1"], ...] = STAGES
     rows: tuple[str, ...] = tuple(DISTILLED)
-    """Measure these; several programs can measure different ones."""
+    """Measure these; when the first is done, several programs can measure different ones."""
     rounds: tuple[int, ...] = ()
     """Steps of the students, default as of distil."""
     updates: int = 500
@@ -204,7 +204,9 @@ def asked(options: Options) -> EvaluationSpec:
 def measure(guidance: str, row: str, options: Options) -> None:
     """Evaluate a row; true clips are looked at for the first one."""
     spec, first = asked(options), row_folder("constant", "undistilled", options)
-    if (first / REFERENCE).exists() and (guidance, row) != ("constant", "undistilled"):
+    if (guidance, row) != ("constant", "undistilled"):
+        if not (first / REFERENCE).exists():
+            raise ValueError(f"no true clips in {first}: measure the row 'undistilled' first")
         spec = replace(spec, reference=(str(first / REFERENCE),))
     evaluate(cascade_of(guidance, row, options), spec, row_folder(guidance, row, options))
 
