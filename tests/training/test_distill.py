@@ -96,6 +96,15 @@ def test_lessons_that_a_teacher_cannot_give(base):
         DistillSpec(rounds=(8, 3)).lessons(base.spec)
 
 
+def test_the_learning_rate_falls_all_the_way(base):
+    given = base.spec.train
+    train = DistillSpec(updates=400, guidance_updates=900, learning_rate=2e-4).train
+    halving, guidance = train(given, Lesson(steps=8)), train(given, Lesson())
+    assert (halving.steps, halving.cooldown, halving.learning_rate) == (400, 400, 2e-4)
+    assert (guidance.steps, guidance.cooldown) == (900, 900)
+    assert halving.warmup <= 20 and halving.text_dropout == given.text_dropout > 0
+
+
 def test_the_rounds_of_a_guided_base_and_of_an_upsampling_stage(base, tiny):
     names = [name for name, _ in DistillSpec(stochastic=True).lessons(base.spec)]
     assert names == ["guidance", "32-steps", "16-steps", "8-steps", "8-stochastic"]

@@ -90,7 +90,8 @@ class DistillSpec:
             )
 
     def train(self, teacher: TrainSpec, lesson: Lesson) -> TrainSpec:
-        """How the student of a lesson trains."""
+        """How the student of a lesson trains; without captions too where its teacher did, as
+        videos are enlarged without a prompt."""
         updates, rate = self.updates, self.learning_rate
         if lesson.steps is None and self.guidance_updates is not None:
             updates = self.guidance_updates
@@ -100,7 +101,6 @@ class DistillSpec:
             learning_rate=teacher.learning_rate if rate is None else rate,
             warmup=min(teacher.warmup, updates // 20),
             cooldown=updates,
-            text_dropout=0.0,
         )
 
 
