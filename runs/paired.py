@@ -8,6 +8,7 @@ from torch import Tensor
 
 from imagen_video.metrics.frechet import Target
 
+DISTANCES = ("FID", "FVD")
 DRAWS, FEWER = 1000, 50
 """Draws of prompts for the interval of a mean, and for that of a distance."""
 
@@ -53,7 +54,8 @@ class Paired:
                 other = before[what][0]
                 apart = statistic(every) - other(every)
                 half = 1.96 * self._spread(lambda i, s=statistic, o=other: s(i) - o(i), draws)
-                cell += f" ({apart:+.3g} ± {half:.2g})"
+                share = f"; {100 * apart / other(every):+.0f} %" if what in DISTANCES else ""
+                cell += f" ({apart:+.3g} ± {half:.2g}{share})"
             cells.append(cell)
         cost = [f"{row.seconds:.1f}", f"{row.flops / 1e12:.2f}"] if row.flops else ["", ""]
         return cells + cost
