@@ -149,8 +149,8 @@ def mean_of(
 
 def share_of(
     name: str,
-    right: Sequence[float],
-    truth: Sequence[float],
+    right: Sequence[bool] | Sequence[float],
+    truth: Sequence[bool] | Sequence[float],
     *,
     proxy: bool = False,
     repeats: int = 1,

@@ -44,7 +44,7 @@ def blend(known: Frames, factor: int) -> UInt8[Tensor, "high_f c h w"]:
     return mixed.flatten(0, 1).round_().to(torch.uint8)
 
 
-def wilson(right: float, of: int) -> tuple[float, float]:
+def wilson(right: float | int, of: int) -> tuple[float, float]:
     """The 95 % Wilson interval of a share of right answers."""
     if not 0 <= right <= of or of == 0:
         raise ValueError(f"{right} right answers of {of} are no share")
