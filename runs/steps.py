@@ -18,6 +18,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from study.plots import plain
+
 MEASURES = ("FVD", "fit", "motion", "concept")
 Points = dict[int, dict[str, dict[str, Any]]]
 
@@ -41,7 +43,6 @@ def curves(words: list[str]) -> dict[str, Points]:
 
 def draw(found: dict[str, Points], path: Path) -> None:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = Figure(figsize=(4.2 * len(MEASURES), 3.4), layout="constrained")
     steps = sorted({n for points in found.values() for n in points})
@@ -56,12 +57,9 @@ def draw(found: dict[str, Points], path: Path) -> None:
                 ax.fill_between(along, *ends, color=line.get_color(), alpha=0.12, linewidth=0)
         ax.set(title=f"{name} (proxy)" if name in ("FVD", "fit") else f"{name}, right")
         ax.set(xlabel="steps", xscale="log", yscale="log" if name == "FVD" else "linear")
-        ax.set_xticks(steps)
+        plain(ax.xaxis, steps)
         if name == "FVD":
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_minor_locator(NullLocator())
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            plain(ax.yaxis)
     figure.axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=80)
 

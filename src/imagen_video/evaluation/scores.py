@@ -229,8 +229,7 @@ def further(target: Target, a: Tensor, b: Tensor) -> Callable[[Tensor], float]:
 
 def features_for(name: str, records: Sequence[Record]) -> Tensor:
     """What FID or FVD compares, as (clips, vectors a clip, d)."""
-    features = Features.of(records)
-    return features.frames if name == "FID" else features.clips[:, None]
+    return stacked(records) if name == "FID" else Features.of(records).clips[:, None]
 
 
 def told(records: Sequence[Record], fact: str) -> list[tuple[str, str]]:
