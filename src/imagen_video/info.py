@@ -18,12 +18,17 @@ from imagen_video.weights import working_dtype
 # Seconds a FLOP for all that is no matrix product, from whole runs of `mini` on two kinds of two
 # cores (docs/results.md): 28.7 TFLOP in 86 s at 2.5 TFLOP/s, 29.2 TFLOP in 135 s at 0.42.
 AROUND = 2.4e-12
+# Bytes that a process with its libraries and mini's text encoder holds before the first stage, and
+# feature maps of the finest level at the peak of a call (12 to 15 in bench/scaling.py).
+PROCESS = 0.6 * 2**30
+MAPS = 14
 FLOAT = 4
 
 
 @dataclass(frozen=True)
 class Row:
-    """One stage. FLOPs count a multiplication and an addition as two; bytes are at the peak."""
+    """One stage. FLOPs count a multiplication and an addition as two; bytes are what it adds at the
+    peak."""
 
     stage: str
     kind: str
@@ -124,14 +129,15 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
 
 def _activations(spec: StageSpec, guided: bool) -> int:
     """Videos in float32 (z, v and the next z, the latter two of a window at a time where the stage
-    has windows), and about six feature maps of the finest level."""
+    has windows), feature maps of the finest level, and the finished video in 8 bits."""
     frames = seen = spec.output.frames
     if spec.sampler.window:
         seen = min(seen, spec.sampler.window + 2 * spec.unet.temporal_reach)
     pixels = spec.output.height * spec.output.width
-    features = 6 * spec.unet.widths[0] * pixels // spec.unet.patch**2
+    features = MAPS * spec.unet.widths[0] * pixels // spec.unet.patch**2
     features *= seen * (2 if guided else 1)
-    return 3 * FLOAT * pixels * (frames + 2 * seen) + working_dtype().itemsize * features
+    videos = 3 * FLOAT * pixels * (frames + 2 * seen) + 3 * pixels * frames
+    return videos + working_dtype().itemsize * features
 
 
 def _level(spec: StageSpec, level: int) -> str:
@@ -159,14 +165,15 @@ def as_table(rows: list[Row]) -> str:
     total = (
         "total", "", "", counted(sum(r.parameters for r in rows)),
         _tera(sum(r.flops_per_call for r in rows)), "", _tera(sum(r.flops for r in rows)),
-        f"{max(r.memory_bytes for r in rows) / 2**30:.2f} GiB",
+        f"{(PROCESS + max(r.memory_bytes for r in rows)) / 2**30:.2f} GiB",
         f"{sum(r.seconds for r in rows):.0f} s",
     )  # fmt: skip
     table = [head, *body, total]
     widths = [max(len(line[i]) for line in table) for i in range(len(head))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in table]
     dtype = str(working_dtype()).removeprefix("torch.")
-    lines += ["", f"time and memory are estimates for this machine in {dtype}", ""]
+    lines += ["", f"time and memory are estimates for this machine in {dtype}; the total's memory"]
+    lines += ["is that of the largest stage and of the process around it", ""]
     for row in rows:
         lines += [f"{row.stage}: " + " | ".join(row.levels)]
     return "\n".join(line.rstrip() for line in lines)
