@@ -130,6 +130,13 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
         tiny.stages[1].spec.sampler.num_steps,
     ]
     assert cascade(["a cat"], until="tsr1").frames.shape[1] == 8
+    teacher = Cascade.from_pretrained(tmp_path / "teacher")
+    taught, made, other = (
+        whom("a cat", seed=seed, until="base").frames.float()
+        for whom, seed in ((teacher, 7), (cascade, 7), (cascade, 8))
+    )
+    # A seed is the same video for both.
+    assert (made - taught).square().mean() < 0.1 * (made - other).square().mean()
     student = load_stage(whole / "2-2-steps")
     assert student.spec.unet.guided and student.spec.sampler.num_steps == 2
     assert (whole / "2-2-steps" / "compared.png").read_bytes().startswith(b"\x89PNG")
