@@ -146,6 +146,9 @@ def train(guidance: str, stage: str, options: Options) -> bool:
     """Distil a stage, or go on; False where the time was not enough."""
     whole, out = teacher(guidance, options), student(guidance, stage, options)
     first = whole / stage
+    wanted = _taught(presets.shipped(options.model).stage(stage), guidance, options)
+    if load_spec(first).train != wanted.train:
+        raise ValueError(f"{first} teaches with another --batch or --echoes: give another --out")
     # Who has learned guidance has not yet learned how it varies; direct rounds learn both at once.
     if guidance == "oscillating" and not options.direct:
         if not train("constant", stage, options):
