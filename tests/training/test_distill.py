@@ -110,6 +110,10 @@ def test_the_rounds_of_a_guided_base_and_of_an_upsampling_stage(base, tiny):
     assert names == ["guidance", "32-steps", "16-steps", "8-steps", "8-stochastic"]
     direct = DistillSpec(rounds=(16, 8), direct=True).lessons(base.spec)
     assert [name for name, _ in direct] == ["16-steps", "8-steps"]
+    [(name, alone)] = DistillSpec(guidance_only=True).lessons(base.spec)
+    assert (name, alone.steps, alone.sampled) == ("guidance", None, True)
+    with pytest.raises(ValueError, match="give no --rounds"):
+        DistillSpec(guidance_only=True, rounds=(8,)).lessons(base.spec)
     plain = sampled(tiny.stages[6], GuidanceSpec())
     assert [name for name, _ in DistillSpec().lessons(plain.spec)] == ["16-steps", "8-steps"]
 

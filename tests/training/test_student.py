@@ -105,6 +105,18 @@ def test_where_sampling_is_unguided_no_weight_is_told(base):
     assert max(error for logsnr, error in losses if logsnr < 0) > 1e-4
 
 
+def test_guidance_alone_is_learned_at_the_levels_of_the_teachers_steps(base):
+    spaced = replace(base.spec.sampler, num_steps=4, logsnr_shift=-1.5)
+    teacher = Stage(replace(base.spec, sampler=spaced), base.unet)
+    student, asked = lesson_of(teacher, Lesson(weights=(2.0, 9.0), sampled=True)), set()
+    hook = student.unet.register_forward_pre_hook(lambda _, args: asked.update(args[1].tolist()))
+    for step in range(8):
+        student.loss(*given(student.spec), Draws(ROWS, step=step))
+    hook.remove()
+    steps = CosineSchedule(shift=-1.5)(torch.arange(1, 5) / 4)
+    assert sorted(asked) == pytest.approx(steps.flip(0).tolist(), abs=1e-3)
+
+
 @pytest.mark.parametrize("stage", [0, 2, 5], ids=["base", "spatial", "temporal"])
 def test_every_kind_of_stage_takes_fewer_steps(tiny, stage):
     teacher = sampled(tiny.stages[stage], GuidanceSpec())

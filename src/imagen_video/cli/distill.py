@@ -26,6 +26,8 @@ class Distill:
     """A last round for the stochastic sampler, whose steps overlap."""
     direct: bool = False
     """Learn guidance in the first halving and not in a round of its own: less to train."""
+    guidance_only: bool = False
+    """Learn guidance alone, for the teacher's own steps: where it takes few already."""
     init_from: Path | None = None
     """A folder of a stage whose weights the first student begins with (default: the teacher's)."""
     previous: Path | None = None

@@ -40,7 +40,8 @@ BASE_ROUNDS, UPSAMPLING_ROUNDS = (32, 16, 8), (16, 8)
 class DistillSpec:
     """Guidance first where the teacher is guided, then a round for each of `rounds` (the student's
     steps, halving), then, if `stochastic`, one of overlapping steps for the stochastic sampler. If
-    `direct`, guidance is learned in the first halving, from a teacher of two calls a step.
+    `direct`, guidance is learned in the first halving, from a teacher of two calls a step; if
+    `guidance_only` that is all, at the levels of the teacher's steps, which are few already.
 
     `updates` are optimizer steps a round (`guidance_updates` of the first: there is most to learn
     in it); the learning rate falls linearly to 0 in each, from that of the teacher's training
@@ -51,6 +52,7 @@ class DistillSpec:
     rounds: tuple[int, ...] = ()
     stochastic: bool = False
     direct: bool = False
+    guidance_only: bool = False
     weights: tuple[float, float] = (0.0, 15.0)
     updates: int = 1000
     guidance_updates: int | None = None
@@ -59,6 +61,8 @@ class DistillSpec:
 
     def lessons(self, teacher: StageSpec) -> list[tuple[str, Lesson]]:
         """The rounds by name. ValueError where one does not halve the one before."""
+        if self.guidance_only:
+            return [("guidance", self._guidance_alone(teacher))]
         rounds = self.rounds or (BASE_ROUNDS if teacher.kind == "base" else UPSAMPLING_ROUNDS)
         for before, steps in pairwise(rounds):
             if 2 * steps != before:
@@ -73,6 +77,15 @@ class DistillSpec:
             last = Lesson(steps=rounds[-1], weights=self.weights, overlapping=True)
             found.append((f"{rounds[-1]}-stochastic", last))
         return found
+
+    def _guidance_alone(self, teacher: StageSpec) -> Lesson:
+        if self.rounds or self.stochastic or self.direct:
+            raise ValueError(
+                "--guidance-only has no rounds: give no --rounds, --direct, --stochastic"
+            )
+        if teacher.sampler.guidance.on:
+            self._refuse_other_weights(teacher)
+        return Lesson(weights=self.weights, sampled=True)
 
     def _refuse_other_weights(self, teacher: StageSpec) -> None:
         """ValueError where sampling asks for a weight that is not learned, before it is trained."""

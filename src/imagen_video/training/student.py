@@ -32,15 +32,16 @@ class Lesson:
     """What a student learns of its teacher.
 
     Without `steps` it learns guidance (section 8.1): to answer in one call, told a weight, as the
-    teacher does in two. With `steps`, to reach in so many steps what the teacher reaches in twice
-    as many (section 8.2), and guidance with it where that takes two calls; `overlapping`, in as
-    many, each of two of the teacher's: for the stochastic sampler (section 8.3). Weights are drawn
-    from `weights`.
+    teacher does in two, at every level or, if `sampled`, at those of its sampler's steps. With
+    `steps`, to reach in so many steps what the teacher reaches in twice as many (section 8.2), and
+    guidance with it where that takes two calls; `overlapping`, in as many, each of two of the
+    teacher's: for the stochastic sampler (section 8.3). Weights are drawn from `weights`.
     """
 
     steps: int | None = None
     weights: tuple[float, float] = (0.0, 15.0)
     overlapping: bool = False
+    sampled: bool = False
 
     def __post_init__(self):
         low, high = self.weights
@@ -130,6 +131,9 @@ class Student(Stage):
             interval = self.spec.sampler.guidance.interval
             given = replace(given, target=guidance_target(self.teacher, cond, weight, interval))
             denoise = told_within(self, cond, weight, interval)
+            if self.lesson.sampled:
+                times = discrete_times(self.spec.sampler.num_steps, given.times)
+                given = replace(given, times=times)
         else:
             teacher, overlapping = self._stepping(cond, weight, schedule), self.lesson.overlapping
             target = two_teacher_steps(teacher, schedule, steps, overlapping=overlapping)

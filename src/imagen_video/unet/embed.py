@@ -26,16 +26,19 @@ def level_input(logsnr: PerClip) -> PerClip:
 
 
 class NumberEmbedding(nn.Module):
-    """A number a clip as a vector; numbers that differ by one are told apart well."""
+    """A number a clip as a vector; numbers that differ by one are told apart well.
 
-    def __init__(self, dim: int):
+    `waves` are the features in between, as many as `dim` unless given.
+    """
+
+    def __init__(self, dim: int, waves: int | None = None):
         super().__init__()
-        self.dim = dim
-        self.inner = nn.Linear(dim, dim)
-        self.outer = nn.Linear(dim, dim)
+        self.waves = waves or dim
+        self.inner = nn.Linear(self.waves, self.waves)
+        self.outer = nn.Linear(self.waves, dim)
 
     def forward(self, number: PerClip) -> Float[Tensor, "b dim"]:
-        wave = sinusoidal(number, self.dim)
+        wave = sinusoidal(number, self.waves)
         return self.outer(F.silu(self.inner(wave.to(self.inner.weight.dtype))))
 
 

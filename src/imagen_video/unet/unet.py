@@ -98,9 +98,10 @@ class VideoUNet(nn.Module):
         self.low_in = nn.Conv2d(low, spec.widths[0], 3, padding=1) if low else None
         self.level = LevelEmbedding(spec.embed_dim)
         self.low_level = LevelEmbedding(spec.embed_dim) if low else None
-        self.guidance = NumberEmbedding(spec.embed_dim) if spec.guided else None
-        if self.guidance is not None:  # a student begins as its teacher
-            zero(self.guidance.outer)
+        self.guidance = None
+        if spec.guided:  # weights are few: mini's base with all features would not fit in 50 MB
+            self.guidance = NumberEmbedding(spec.embed_dim, spec.embed_dim // 4)
+            zero(self.guidance.outer)  # a student begins as its teacher
         self.pool = TextPool(spec.text_dim, spec.embed_dim, spec.head_dim)
         # Only a base decides where things are; super-resolution is told, and trains on crops.
         self.position = self.place = self.text_in = None
