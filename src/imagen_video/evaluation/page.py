@@ -140,7 +140,8 @@ def plots(report: Report) -> dict[str, str]:
         values = [place.fid for place in section.by_position]
         (line,) = axes.plot(frames, values, label=section.name, linewidth=1.2)
         low, high = ([getattr(p, end) for p in section.by_position] for end in ("low", "high"))
-        axes.fill_between(frames, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+        if None not in low:
+            axes.fill_between(frames, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
         true = [place.truth for place in section.by_position if place.truth is not None]
         if true:
             axes.plot(frames, true, ":", color=line.get_color(), linewidth=1)

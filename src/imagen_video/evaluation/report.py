@@ -32,7 +32,7 @@ from imagen_video.evaluation.scores import (
 from imagen_video.evaluation.variety import Shown, neighbours, varieties
 from imagen_video.files import replacing
 from imagen_video.metrics.alignment import Aligner, retrieved, score
-from imagen_video.metrics.frechet import Moments, Target, bootstrap
+from imagen_video.metrics.frechet import Moments, Target, estimated
 from imagen_video.metrics.judge import Accuracy
 from imagen_video.metrics.measures import percent
 from imagen_video.metrics.panel import nearest_size
@@ -50,8 +50,8 @@ class Position:
 
     frame: int
     fid: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     truth: float | None = None
     proxy: bool
 
@@ -181,7 +181,7 @@ def by_position(
     theirs = [None] * len(ours) if truth is None else map(target.of, truth.unbind(1))
     found = []
     for frame, own, true in zip(looked_at(frames), ours, theirs, strict=True):
-        e = bootstrap(target, own, seed, POSITION_DRAWS)
+        e = estimated(target, own, seed, POSITION_DRAWS)
         found.append(
             Position(frame=frame, fid=e.value, low=e.low, high=e.high, truth=true, proxy=proxy)
         )

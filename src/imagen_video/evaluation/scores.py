@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from imagen_video.evaluation.records import Features, Record
-from imagen_video.metrics.frechet import SIZES, Target, bootstrap, extrapolated
+from imagen_video.metrics.frechet import SIZES, Target, estimated, extrapolated
 from imagen_video.metrics.measures import wilson
 
 LOWER, HIGHER, EQUAL = "lower", "higher", "as true clips"
@@ -79,7 +79,7 @@ def frechet(
             "compare it only with others of as many, or take more videos (a larger --count)",
             stacklevel=2,
         )
-    found = bootstrap(target, samples, seed)
+    found = estimated(target, samples, seed)
     common = {"of": of, "better": LOWER, "proxy": proxy}
     true = None if truth is None else target.of(truth.flatten(0, 1))
     spread = {"value": found.value, "low": found.low, "high": found.high}
@@ -208,7 +208,7 @@ def own_error(
         alone, whole, true = (together(rows, repeats).flatten(1, 2) for rows in vectors)
         common: Any = {"of": count, "better": LOWER, "proxy": proxies[name]}
         for label, rows in (("alone", alone), ("in the cascade", whole)):
-            e = bootstrap(target, rows, seed)
+            e = estimated(target, rows, seed)
             spread = {"value": e.value, "low": e.low, "high": e.high}
             found.append(Measure(name=f"{name} {label}", **spread, **common))
         for label, more, less in (("inherited", whole, alone), ("added", alone, true)):
