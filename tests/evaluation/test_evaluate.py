@@ -96,7 +96,6 @@ def test_a_killed_evaluation_goes_on(folder, whole, tmp_path):
     assert told(tmp_path) == told(whole)
 
 
-@pytest.mark.slow
 def test_two_processes_find_what_one_does(folder, whole, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     start = [*torchrun, "--nproc-per-node=2", "-m", "imagen_video", "evaluate"]
@@ -105,7 +104,6 @@ def test_two_processes_find_what_one_does(folder, whole, tmp_path):
     assert told(tmp_path) == told(whole)
 
 
-@pytest.mark.slow
 def test_a_record_that_was_deleted_is_made_again(inside, folder, whole, tmp_path):
     shutil.copytree(whole, tmp_path / "again")
     lost = tmp_path / "again" / "records" / "cascade" / "base" / "00000.safetensors"
@@ -115,7 +113,6 @@ def test_a_record_that_was_deleted_is_made_again(inside, folder, whole, tmp_path
     assert told(tmp_path / "again") == told(whole)
 
 
-@pytest.mark.slow
 def test_references_are_kept_for_other_evaluations(inside, folder, whole, tmp_path):
     kept = whole / "reference.safetensors"
     done = inside(folder, *SMALL, "--out", tmp_path, "--reference", kept)

@@ -48,6 +48,13 @@ def test_every_combination_is_tried_once():
     spaced = list(samplers(stage, SweepSpec(stage="ssr1", shifts=(-2.0, 0.5))))
     assert [sampler.logsnr_shift for _, _, sampler in spaced] == [-2.0, 0.5]
     assert "shift -2," in spaced[0][0] and len({curve for _, curve, _ in spaced}) == 2
+    kinds = SweepSpec(stage="ssr1", guidance=("2", "4", "4/1:2", "4[-3,5]"), steps=(4,))
+    ends = [
+        curve.rpartition("aug SNR")[2].partition(", ")[2] for _, curve, _ in samplers(stage, kinds)
+    ]
+    assert ends == ["", "", "oscillating", "within -3 and 5"]
+    with pytest.raises(ValueError, match="constant for all of 4 steps"):
+        list(samplers(stage, SweepSpec(stage="ssr1", guidance=("15/1:10",), steps=(4, 16))))
     (alone,) = samplers(stage, SweepSpec(stage="ssr1"))
     assert alone[2] == stage.sampler
 
@@ -108,7 +115,6 @@ def test_the_table_says_what_its_numbers_are():
     assert notes == ["note: few"]
 
 
-@pytest.mark.slow
 def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path, monkeypatch):
     folder, out, best = tmp_path / "tiny", tmp_path / "out", tmp_path / "best"
     tiny.save_pretrained(folder)

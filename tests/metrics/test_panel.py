@@ -47,6 +47,9 @@ def test_they_tell_what_true_clips_show(panel, size):
 def test_short_and_small_clips_are_asked_for_their_ground_alone(panel):
     scene = scene_for(concept="cat", background="red", motion="rising")
     assert panel(render(scene, VideoFormat(4, 16, 24, 3.0))) == {"background": "red"}
+    assert panel.accuracies(4, 16)["background"].size == "24x40"
+    assert set(panel.accuracies(8, 24)) >= {"background", "concept"}
+    assert "motion" not in panel.accuracies(8, 24)
 
 
 def test_the_matcher_finds_captions():
@@ -60,4 +63,5 @@ def test_accuracy_is_of_the_largest_size_that_is_not_larger():
     known = [Accuracy("a", size, 1, 2) for size in ("24x40", "192x320", "48x80")]
     assert [a.size for a in nearest_size(known, 191)] == ["48x80"]
     assert [a.size for a in nearest_size(known, 768)] == ["192x320"]
-    assert nearest_size(known, 16) == []
+    assert [a.size for a in nearest_size(known, 16)] == ["24x40"]
+    assert nearest_size([], 16) == []

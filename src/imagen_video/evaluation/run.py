@@ -32,7 +32,7 @@ from imagen_video.evaluation.records import (
     save_features,
 )
 from imagen_video.evaluation.reference import DataReference, Reference, StickerReference
-from imagen_video.evaluation.upsampled import interpolated, made_small, own_psnr
+from imagen_video.evaluation.upsampled import Small, interpolated, made_small, own_psnr
 from imagen_video.files import replacing
 from imagen_video.metrics.upsampling import fidelity
 from imagen_video.sampling import SampleSpec, save_video
@@ -166,7 +166,7 @@ class Evaluation:
         self,
         cascade: Cascade,
         wanted: Callable[[int], SampleSpec],
-        low: Callable[[int], tuple[Prompt, Frames, Frames]] | None = None,
+        low: Callable[[int], tuple[Prompt, Small, Frames]] | None = None,
     ) -> None:
         """Run the cascade for every sample that lacks a record of its last stage; one stage that
         starts from a video, from `low`: a prompt, what it starts from, and the truth."""

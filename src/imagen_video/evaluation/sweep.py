@@ -31,7 +31,7 @@ from imagen_video.evaluation.records import settings_of
 from imagen_video.evaluation.report import Report, Section, judges_line, report_of
 from imagen_video.evaluation.run import Column, Evaluation, computed_by
 from imagen_video.evaluation.scores import Measure
-from imagen_video.evaluation.upsampled import made_small
+from imagen_video.evaluation.upsampled import Small, made_small
 from imagen_video.files import replacing
 from imagen_video.metrics.features import digest_of
 from imagen_video.sampling import SampleSpec, override
@@ -117,10 +117,17 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
             # The constant part of the stage's own guidance keeps its share of the steps.
             sampler = override(own, SampleSpec(steps=steps))
             guidance = guidance_of(text) if text else sampler.guidance
+            if text and guidance.low is not None and guidance.constant_steps >= steps:
+                raise ValueError(
+                    f"guidance {text!r} is constant for all of {steps} steps: let fewer of them be"
+                )
             changed = {"move": move, "logsnr_shift": shift, "aug_logsnr": level}
             sampler = replace(sampler, guidance=guidance, **changed)
             stage.refuse_unlearned([guidance.weight])
-            yield f"{curve}, guidance {text or 'its own'}", curve, sampler
+            kind = "" if guidance.low is None else ", oscillating"
+            if guidance.interval:
+                kind += ", within {:g} and {:g}".format(*guidance.interval)
+            yield f"{curve}, guidance {text or 'its own'}", curve + kind, sampler
 
 
 def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list[Row]:
@@ -190,7 +197,7 @@ def _tried(
     def wanted(index: int) -> SampleSpec:
         return SampleSpec(seed=asked.seed + index, start=start, until=name)
 
-    def low(index: int) -> tuple[Prompt, Frames, Frames]:
+    def low(index: int) -> tuple[Prompt, Small, Frames]:
         assert not isinstance(reference, Path)
         place = evaluation.first_truth + index
         true = reference.clip(place, stage.output, range(stage.output.frames))

@@ -105,7 +105,12 @@ class ClipAligner:
             raise ValueError(f"{name!r} holds no CLIP or SigLIP: {type(self.network).__name__}")
         self.tokenizer = pretrained(AutoTokenizer, name)
         self.wanted = preprocessing(name)
-        self.size = self.network.config.vision_config.image_size
+        vision = self.network.config.vision_config
+        if not hasattr(vision, "image_size"):
+            raise ValueError(
+                f"{name!r} takes images of any size (NaFlex): give one of a fixed size"
+            )
+        self.size: int = vision.image_size
         self.length = self.network.config.text_config.max_position_embeddings
         self.facts = Facts(
             name=name,

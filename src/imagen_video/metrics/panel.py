@@ -9,6 +9,8 @@ from imagen_video.video import Frames
 SHIPPED = Path(__file__).parent.parent / "judge"
 JUDGES = ("motion", "look")
 MATCHER = "match"
+UNJUDGED = ("background", "rotation")
+"""Told by colours and rendered views alone; their accuracies are kept with the first judge's."""
 
 
 class Panel:
@@ -34,10 +36,11 @@ class Panel:
 
     def accuracies(self, frames: int, height: int) -> dict[str, Accuracy]:
         """By question: how often the judges of such clips are right on ground truth of about
-        their size."""
-        found = {}
-        for judge in self._fitting(frames, height):
-            found |= {a.question: a for a in nearest_size(judge.accuracies, height)}
+        their size; and what is told without a judge, of every clip."""
+        found, fitting = {}, self._fitting(frames, height)
+        for judge in self.judges:
+            near = nearest_size(judge.accuracies, height)
+            found |= {a.question: a for a in near if judge in fitting or a.question in UNJUDGED}
         return found
 
     def _fitting(self, frames: int, height: int) -> list[Judge]:
@@ -49,8 +52,8 @@ class Panel:
 
 
 def nearest_size(accuracies: Sequence[Accuracy], height: int) -> list[Accuracy]:
-    """Those on the largest clips that are no higher than `height`."""
+    """Those on the largest clips that are no higher than `height`, or else on the smallest."""
     heights = {a.size: int(a.size.partition("x")[0]) for a in accuracies}
-    smaller = [size for size in heights if heights[size] <= height]
-    best = max(smaller, key=heights.__getitem__, default=None)
-    return [a for a in accuracies if a.size == best]
+    smaller = [known for known in heights.values() if known <= height]
+    best = max(smaller) if smaller else min(heights.values(), default=0)
+    return [a for a in accuracies if heights[a.size] == best]
