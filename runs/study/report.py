@@ -9,8 +9,10 @@ from typing import Any
 
 from imagen_video.files import replacing
 from imagen_video.metrics.measures import percent
-from study.arms import SEEDS, table
+from study.arms import REFERENCE, SEEDS, table
+from study.library import LIBRARIES
 from study.plots import plot_all
+from study.probe import shares_of
 from study.statistics import Interval, departure, difference, over_seeds
 from study.tables import BIAS_ARMS, BIAS_KEYS, Column, Line, Table, tables
 from study.train import RESULT
@@ -84,7 +86,10 @@ def compared(about: Table, results: Results) -> dict[str, Any]:
             {
                 "name": line.name,
                 "seeds": sorted(results[line.arm]),
-                "values": {name: over_seeds(list(v.values())) for name, v in values.items()},
+                "values": {
+                    name: over_seeds(list(v.values()), *((0, 100) if name.endswith("%") else ()))
+                    for name, v in values.items()
+                },
                 "difference": {name: difference(v, first[name]) for name, v in values.items()},
             }
         )
@@ -123,38 +128,53 @@ def bias(results: Results) -> list[dict[str, Any]]:
         measured = [result["measured"] for result in results.get(arm, {}).values()]
         for weight in BIAS_KEYS if measured else ():
             rights = [m["weights"][weight]["right"]["concept"] for m in measured]
-            thing = over_seeds([100 * right / of for right, of in rights])
+            thing = over_seeds([100 * right / of for right, of in rights], 0, 100)
             for part in PARTS:
                 counts = [m["weights"][weight]["counts"][part] for m in measured]
                 expected = measured[0]["data"][part]
                 values = sorted({value for each in counts for value in each} | expected.keys())
                 shares = {
-                    v: over_seeds([each.get(v, 0) / sum(each.values()) for each in counts])
+                    v: over_seeds([each.get(v, 0) / sum(each.values()) for each in counts], 0, 1)
                     for v in values
                 }
                 about = {"arm": name, "weight": weight, "attribute": part, "data": expected}
+                about["stills"] = of_stills(arm, part)
                 departures = [departure(each, expected) for each in counts]
-                variation = over_seeds([d.variation for d in departures])
+                variation = over_seeds([d.variation for d in departures], 0, 1)
                 about |= {"departures": departures, "variation": variation, "thing": thing}
                 found.append(about | {"shares": shares})
     return found
 
 
+def of_stills(arm: str, part: str) -> dict[str, float]:
+    """The shares of the stills that an arm is trained on, beside the clips; stills do not move."""
+    row = table()[arm]
+    diet = row.diet or table()[row.of or REFERENCE].diet
+    assert diet is not None, arm
+    known = LIBRARIES[diet.library].facts("stills")
+    facts = [known[i].known() for i in diet.chosen("stills")]
+    return shares_of(facts, part) if part in facts[0] else {}
+
+
 def bias_markdown(rows: list[dict[str, Any]]) -> str:
-    """Total variation from the data, that of each seed and what chance alone gives, the largest p
-    of their tests; then every share."""
+    """Total variation from the data's clips, that of each seed and what chance alone gives, the
+    largest p of their tests; then every share, with those of clips and stills that it is trained
+    on."""
     if not rows:
         return ""
     lines = ["### Bias under prompts that name a thing alone", ""]
     head = ["data", "guidance", "thing right, %", "attribute", "total variation", "of each seed"]
-    head += ["by chance", "largest p", "shares (data)"]
+    head += ["by chance", "largest p", "shares (of clips; of stills)"]
     lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for r in rows:
         each, data = r["departures"], r["data"]
         seeds = ", ".join(f"{d.variation:.2f}" for d in each)
         chance = sum(d.by_chance for d in each) / len(each)
         apart = f"{r['variation']} | {seeds} | {chance:.3f} | {max(d.p for d in each):.2g}"
-        shares = ", ".join(f"{v} {s} ({data.get(v, 0):.2f})" for v, s in r["shares"].items())
+        shares = ", ".join(
+            f"{v} {s} ({data.get(v, 0):.2f}; {r['stills'].get(v, 0):.2f})"
+            for v, s in r["shares"].items()
+        )
         about = f"{r['arm']} | {r['weight']} | {r['thing']} | {r['attribute']}"
         lines.append(f"| {about} | {apart} | {shares} |")
     return "\n".join(lines)

@@ -25,8 +25,11 @@ class Interval:
         return f"{self.mean:.3g}{spread}"
 
 
-def over_seeds(values: Sequence[float]) -> Interval:
-    """The mean over seeds, and Student's interval of it; ValueError for none or too many."""
+def over_seeds(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> Interval:
+    """The mean over seeds, and Student's interval of it within the `least` and the `most` that it
+    can be; ValueError for none or too many."""
     count = len(values)
     if not 0 < count <= len(T_975) + 1:
         raise ValueError(f"an interval over seeds takes 1 to {len(T_975) + 1} values, got {count}")
@@ -35,7 +38,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
         return Interval(mean, -math.inf, math.inf, 1)
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
     half = T_975[count - 2] * math.sqrt(variance / count)
-    return Interval(mean, mean - half, mean + half, count)
+    return Interval(mean, max(least, mean - half), min(most, mean + half), count)
 
 
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval | None:

@@ -127,5 +127,9 @@ def conclude(folder: Path, result: dict, *, keep_weights: bool) -> None:
     with replacing(folder / RESULT) as path:
         path.write_text(json.dumps(result, indent=1) + "\n")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    for name in ("log.jsonl", *(() if keep_weights else ("model.safetensors", "stage.json"))):
+    for name in (
+        "log.jsonl",
+        "seconds.txt",
+        *(() if keep_weights else ("model.safetensors", "stage.json")),
+    ):
         (folder / name).unlink(missing_ok=True)

@@ -31,7 +31,7 @@ MEASURES: dict[str, Callable[[Subject], Measured]] = {
     "fine": upsampling.fine,
     "crops": upsampling.crops,
 }
-ERROR = "error.txt"
+ERROR, SPENT = "error.txt", "seconds.txt"
 WAIT = 2.0
 """Seconds until what other processes do is looked at again."""
 
@@ -83,11 +83,19 @@ def attempt(arm: Arm, seed: int, place: Place) -> None:
         print(f"{arm.key}-{seed}: {time.monotonic() - start:.0f} s", flush=True)
     except Stopped as told:
         print(f"stopped: {told}", flush=True)
+        with replacing(error.with_name(SPENT)) as path:
+            path.write_text(f"{spent(error.parent) + time.monotonic() - start:.1f}\n")
         if not place.late():  # by hand
             sys.exit(1)
     except Exception:
         error.write_text(traceback.format_exc())
         print(f"{arm.key}-{seed} failed: see {error}, and remove it to try again", flush=True)
+
+
+def spent(folder: Path) -> float:
+    """Seconds that earlier runs of an arm took, which were stopped."""
+    kept = folder / SPENT
+    return float(kept.read_text()) if kept.exists() else 0.0
 
 
 def do(arm: Arm, seed: int, place: Place) -> None:
@@ -111,7 +119,7 @@ def do(arm: Arm, seed: int, place: Place) -> None:
         "steps": stage.spec.train.steps if arm.trains else 0,
         "parameters": sum(weight.numel() for weight in stage.unet.parameters()),
         "device": place.device.type,
-        "seconds of the last run": round(time.monotonic() - start, 1),
+        "seconds": round(spent(folder) + time.monotonic() - start, 1),
         "looks": looks_in(folder),
         "judges": judges.known(place.carried / "judges"),
         "measured": found.facts,
