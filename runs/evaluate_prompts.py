@@ -1,7 +1,7 @@
 """Judge what a cascade makes of the 64 committed prompts: its ground, its motion, its object.
 
-    python runs/evaluate_prompts.py                           # base output, 64 prompts, ~7 minutes
-    python runs/evaluate_prompts.py --final                   # all stages, 16 prompts, ~45 minutes
+    python runs/evaluate_prompts.py                           # base output, 64 prompts, ~2 minutes
+    python runs/evaluate_prompts.py --final                   # all stages, 16 prompts, ~10 minutes
     python runs/evaluate_prompts.py --base-stage out/base     # a training folder, no cascade needed
     python runs/evaluate_prompts.py --videos out/prompts      # 00.mp4, 01.mp4, ... made before
 

@@ -10,18 +10,10 @@ import pytest
 from imagen_video import presets
 from imagen_video.cascade import Cascade
 from imagen_video.cli import main
+from imagen_video.evaluation.ranking import Row, as_table, draw, front, in_order
 from imagen_video.evaluation.report import Section
 from imagen_video.evaluation.scores import Measure
-from imagen_video.evaluation.sweep import (
-    Row,
-    SweepSpec,
-    as_table,
-    draw,
-    front,
-    guidance_of,
-    in_order,
-    samplers,
-)
+from imagen_video.evaluation.sweep import SweepSpec, guidance_of, samplers
 from imagen_video.metrics.judge import Accuracy
 from imagen_video.spec import GuidanceSpec
 
@@ -124,6 +116,9 @@ def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path, monkeypatch):
     main()
     rows = json.loads((out / "sweep.json").read_text())
     assert {row["sampler"]["num_steps"] for row in rows} == {1, 3}
+    first, second = ({m["name"]: m for m in r["section"]["measures"]}["FVD"]["value"] for r in rows)
+    assert rows[0]["behind"] is None
+    assert rows[1]["behind"]["value"] == pytest.approx(second - first)
     assert len(list(out.glob("true-*/records/reference/8x16x24@6/*"))) == 4
     again = Cascade.from_pretrained(best)
     assert again.spec.stage("ssr1").sampler.num_steps == rows[0]["sampler"]["num_steps"]

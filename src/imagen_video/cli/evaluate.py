@@ -105,7 +105,8 @@ def run_sweep(options: Sweep) -> None:
 
     from imagen_video.cascade import Cascade
     from imagen_video.evaluation.asked import EvaluationSpec
-    from imagen_video.evaluation.sweep import SweepSpec, as_table, sweep
+    from imagen_video.evaluation.ranking import as_table
+    from imagen_video.evaluation.sweep import SweepSpec, sweep
     from imagen_video.memory import keep_freed_memory
 
     keep_freed_memory()

@@ -10,10 +10,13 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import Tensor
 
 from imagen_video.cascade import Cascade
 from imagen_video.distributed import Ranks, started
@@ -25,15 +28,23 @@ from imagen_video.evaluation.asked import (
     reference_of,
     tools_of,
 )
-from imagen_video.evaluation.page import EMBER, INK
 from imagen_video.evaluation.prompts import Prompt, prompts_of
+from imagen_video.evaluation.ranking import Row, draw, in_order
 from imagen_video.evaluation.records import settings_of
-from imagen_video.evaluation.report import Report, Section, judges_line, report_of
+from imagen_video.evaluation.report import Report, report_of
 from imagen_video.evaluation.run import Column, Evaluation, computed_by
-from imagen_video.evaluation.scores import Measure
+from imagen_video.evaluation.scores import (
+    LOWER,
+    Measure,
+    by_halves,
+    features_for,
+    further,
+    together,
+)
 from imagen_video.evaluation.upsampled import Small, made_small
 from imagen_video.files import replacing
 from imagen_video.metrics.features import digest_of
+from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
 from imagen_video.video import Frames
@@ -57,22 +68,6 @@ class SweepSpec:
     moves: tuple[Move, ...] = ()
     shifts: tuple[float, ...] = ()
     aug_snr: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A way of sampling and what came of it, with what to know and the settings of the numbers."""
-
-    name: str
-    curve: str
-    sampler: SamplerSpec
-    section: Section
-    notes: list[str] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def measure(self, name: str) -> Measure | None:
-        """A measure by the first letters of its name."""
-        return next((m for m in self.section.measures if m.name.startswith(name)), None)
 
 
 def guidance_of(text: str) -> GuidanceSpec:
@@ -130,25 +125,45 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
             yield f"{curve}, guidance {text or 'its own'}", curve + kind, sampler
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What one way of sampling was found to be, with its clips' features by prompt."""
+
+    report: Report
+    target: Target
+    clips: Tensor
+
+    def behind(self, best: "Tried", seed: int) -> Measure:
+        """By how much its FVD is above that of the best, the same prompts drawn of both."""
+        found = further(self.target, self.clips, best.clips)
+        spread: Any = by_halves(found, len(self.clips), seed, fewest=2)
+        fvd = next(m for m in self.report.sections[0].measures if m.name == "FVD")
+        return Measure(name="FVD", of=fvd.of, better=LOWER, proxy=fvd.proxy, **spread)
+
+
 def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list[Row]:
     """Evaluate every combination into `out`: sweep.json, curve.png, and a folder each, which a
-    sweep of others that has it too does not make again. Rows come
-    in order of quality: `best` first. Empty on all but the first of many processes."""
+    sweep of others that has it too does not make again. Rows come in order of quality, the best
+    first. Empty on all but the first of many processes."""
     with started(asked.device) as ranks:
         cascade = Cascade.from_pretrained(model, device=ranks.device)
         stage = cascade.spec.stage(spec.stage)
-        rows = []
+        rows, found = [], {}
         for name, curve, sampler in list(samplers(stage, spec)):
             trial = cascade.with_sampler(stage.name, sampler)
             facts = json.dumps(asdict(sampler), sort_keys=True)
-            place = out / digest_of_text(facts)
-            report = _tried(trial, stage.name, asked, out=place, ranks=ranks)
-            if report:
-                found = {"notes": report.notes, "settings": report.settings}
+            made = _tried(trial, stage.name, asked, out=out / digest_of_text(facts), ranks=ranks)
+            if made:
+                report, found[name] = made.report, made
+                told: Any = {"notes": report.notes, "settings": report.settings}
                 section = report.sections[0]
-                rows.append(Row(name=name, curve=curve, sampler=sampler, section=section, **found))
+                rows.append(Row(name=name, curve=curve, sampler=sampler, section=section, **told))
         if rows:
             rows = in_order(rows)
+            best, *others = rows
+            first = found[best.name]
+            others = [replace(r, behind=found[r.name].behind(first, asked.seed)) for r in others]
+            rows = [best, *others]
             facts = [asdict(row) for row in rows]
             with replacing(out / "sweep.json") as path:
                 path.write_text(json.dumps(facts, indent=1) + "\n")
@@ -158,7 +173,7 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
 
 def _tried(
     cascade: Cascade, name: str, asked: EvaluationSpec, *, out: Path, ranks: Ranks
-) -> Report | None:
+) -> Tried | None:
     stage = cascade.spec.stage(name)
     prompts = prompts_of(asked.prompts, asked.count)
     tools, reference = tools_of(asked, prompts), reference_of(asked.reference, prompts, out.parent)
@@ -206,95 +221,17 @@ def _tried(
     evaluation.make_references()
     evaluation.make_samples(cascade, wanted, low if start else None)
     ranks.wait()
-    return report_of(evaluation, settings, asked.seed) if ranks.first else None
+    if not ranks.first:
+        return None
+    samples = evaluation.records("cascade", name, counts.samples)
+    clips = together(features_for("FVD", samples), asked.seeds).flatten(1, 2)
+    report = report_of(evaluation, settings, asked.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report's notes have it
+        target = Target(Moments.of(evaluation.features(stage.output).clips))
+    return Tried(report, target, clips)
 
 
 def digest_of_text(text: str) -> str:
     """Eight hexadecimal digits, for the name of a folder."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def in_order(rows: list[Row]) -> list[Row]:
-    """Best first: of the settings whose videos fit their prompts as well as any (within the 95 %
-    interval of the best), the one with the lowest FVD; then the others, by FVD."""
-
-    def distance(row: Row) -> float:
-        found = row.measure("FVD")
-        assert found is not None
-        return found.value
-
-    fits = [row.measure("fit") or row.measure("CLIP score") for row in rows]
-    top = max((fit for fit in fits if fit), key=lambda fit: fit.value, default=None)
-    least = -math.inf if top is None or top.low is None else top.low
-    well = [fit is None or fit.value >= least for fit in fits]
-    order = sorted(zip(well, rows, strict=True), key=lambda pair: (not pair[0], distance(pair[1])))
-    return [row for _, row in order]
-
-
-def draw(rows: list[Row], path: Path) -> None:
-    """FVD against alignment, a curve over the guidance for everything else; the best is
-    marked, and what nothing beats in both."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
-    axes = figure.subplots()
-    curves: dict[str, list[tuple[float, float, str]]] = {}
-    label = ["no measure of alignment", "FVD"]
-    for row in sorted(rows, key=lambda row: row.sampler.guidance.weight):
-        across, up = row.measure("fit") or row.measure("CLIP score"), row.measure("FVD")
-        assert up is not None
-        label[1] = f"{up.name}{' (proxy)' if up.proxy else ''}, lower is better"
-        if across:
-            label[0] = f"{across.name}{' (proxy)' if across.proxy else ''}, higher is better"
-        point = (across.value if across else 0.0, up.value, row.name.rpartition("guidance ")[2])
-        curves.setdefault(row.curve, []).append(point)
-        if row is rows[0]:
-            axes.plot(*point[:2], "*", color=EMBER, markersize=14, zorder=1)
-    better = front([point[:2] for points in curves.values() for point in points])
-    line = {"color": "0.85", "linewidth": 7, "zorder": 0, "label": "none is better in both"}
-    axes.plot(*zip(*better, strict=True), **line)
-    for name, points in curves.items():
-        color = INK if len(curves) == 1 else None
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o-", label=name, color=color)
-        for across, up, text in points:
-            axes.annotate(text, (across, up), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    axes.set(xlabel=label[0], ylabel=label[1])
-    axes.legend(fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those (alignment, distance) of which no other is as good in both and better in one, by
-    alignment."""
-    found: list[tuple[float, float]] = []
-    for point in sorted(set(points), key=lambda point: (-point[0], point[1])):
-        if not found or point[1] < found[-1][1]:
-            found.append(point)
-    return found[::-1]
-
-
-def as_table(rows: list[Row]) -> str:
-    """The settings, best first, with what matters of each and its 95 % interval."""
-    names = ("FID", "FVD", "psnr", "fit", "CLIP score", "R-precision")
-    names += ("motion", "concept", "style", "background", "rotation")
-    shown = [name for name in names if any(row.measure(name) for row in rows)]
-    width = max(len(row.name) for row in rows) + 2
-    heads = [
-        f"{name} (proxy)" if any(m.proxy for row in rows if (m := row.measure(name))) else name
-        for name in shown
-    ]
-    lines = [f"{'':{width}}" + "".join(f"{head:>26}" for head in heads)]
-    for row in rows:
-        cells = "".join(f"{_cell(row.measure(name)):>26}" for name in shown)
-        lines.append(f"{row.name:{width}}{cells}")
-    notes = dict.fromkeys(note for row in rows for note in row.notes)
-    lines += [*judges_line(rows[0].section), *(f"note: {note}" for note in notes)]
-    return "\n".join(lines)
-
-
-def _cell(measure: Measure | None) -> str:
-    if measure is None:
-        return "-"
-    known = measure.low is not None and measure.high is not None
-    return f"{measure.value:.4g}" + (f" ({measure.low:.4g} to {measure.high:.4g})" if known else "")
