@@ -14,6 +14,7 @@ from imagen_video.card import model_card
 from imagen_video.cascade import Cascade
 from imagen_video.files import Unreachable
 from imagen_video.index import INDEX, located, read_index, write_index
+from imagen_video.metrics.features import digest, fetched, frame_extractor
 from imagen_video.spec import CascadeSpec, TextSpec
 from imagen_video.spec_json import from_json
 
@@ -64,6 +65,18 @@ def test_only_a_cascades_files_are_fetched_and_only_once(tiny, hub):
     before = len(hub.asked)
     assert located(NAME, weights=True) == folder
     assert hub.asked[before:] == [f"GET /api/models/{NAME}/revision/main"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_features_come_from_a_file_of_the_hub(hub, tmp_path):
+    network = torch.jit.trace(torch.nn.Flatten(), torch.zeros(1, 2))
+    network.save(str(tmp_path / "net.pt"))
+    hub.models["somebody/fid"] = {"0" * 40: {"net.pt": (tmp_path / "net.pt").read_bytes()}}
+    path = fetched("somebody/fid/net.pt")
+    assert path.read_bytes() == (tmp_path / "net.pt").read_bytes()
+    assert frame_extractor("somebody/fid/net.pt").facts.weights == digest(path)
+    with pytest.raises(ValueError, match="somebody/none"):
+        frame_extractor("somebody/none/net.pt")
 
 
 def test_specs_alone_need_no_weights(tiny, hub):

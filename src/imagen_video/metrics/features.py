@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor, nn
 
-from imagen_video.files import fetched
+from imagen_video import files, hub
 from imagen_video.metrics.checkpoints import as_trained, preprocessing, pretrained
 from imagen_video.shapes import Float
 from imagen_video.video import Frames, resize, to_float
@@ -75,21 +75,29 @@ class Network:
 
 
 def frame_extractor(name: str, device: str = "cpu") -> Extractor:
-    """`proxy`, or the path or URL of InceptionV3 with the FID weights as TorchScript
-    (inception-2015-12-05.pt, as StyleGAN2-ADA and clean-fid use it)."""
+    """`proxy`, or the path, URL or hub name (org/name/file) of InceptionV3 with the FID weights as
+    TorchScript (inception-2015-12-05.pt, as StyleGAN2-ADA and clean-fid use it)."""
     if name == "proxy":
         return _lite(device)
     return _inception(fetched(name), device)
 
 
 def clip_extractor(name: str, device: str = "cpu") -> Extractor:
-    """`proxy`, the path or URL of I3D as TorchScript (i3d_torchscript.pt, as StyleGAN-V uses it),
-    or a folder or hub name of a `transformers` VideoMAE."""
+    """`proxy`, the path, URL or hub name of I3D as TorchScript (i3d_torchscript.pt, as StyleGAN-V
+    uses it), or a folder or hub name of a `transformers` VideoMAE."""
     if name == "proxy":
         return _lite_over_time(device)
     if urlsplit(name).path.endswith(".pt"):  # addresses may end in ?dl=1
         return _i3d(fetched(name), device)
     return _videomae(name, device)
+
+
+def fetched(name: str) -> Path:
+    """The file that a path, a URL or the hub's org/name/file names; ValueError for none."""
+    model, _, path = name.rpartition("/")
+    if "://" in name or Path(name).exists() or not hub.is_name(model):
+        return files.fetched(name)
+    return hub.fetched(model, [path]) / path
 
 
 def squashed(video: Frames, size: int) -> Float[Tensor, "f 3 size size"]:
