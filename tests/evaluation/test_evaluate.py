@@ -20,6 +20,7 @@ from imagen_video.cli.evaluate import Evaluate, run_evaluate
 from imagen_video.evaluation.asked import EvaluationSpec, tools_of
 from imagen_video.evaluation.prompts import Prompt, prompts_of
 from imagen_video.evaluation.reference import StickerReference
+from imagen_video.evaluation.videos import _in_turn
 from imagen_video.sampling import save_video
 from imagen_video.video import VideoFormat
 
@@ -195,6 +196,20 @@ def test_true_clips_fit_their_prompts_and_others_without_captions(inside, tmp_pa
     assert measures["FID"]["value"] < 2 * measures["FID"]["truth"]
 
 
+def test_videos_of_one_prompt_are_its_seeds():
+    paths, prompts = (
+        [Path(name) for name in "abcd"],
+        [Prompt(text) for text in ("x", "x", "y", "y")],
+    )
+    order, different = _in_turn(paths, prompts)
+    assert [path.name for path in order] == ["a", "c", "b", "d"]
+    assert [prompt.text for prompt in different] == ["x", "y"]
+    untold = [Prompt("x"), Prompt(""), Prompt("x"), Prompt("")]
+    assert _in_turn(paths, untold) == (paths, untold)
+    with pytest.warns(UserWarning, match="some prompts have more videos than others"):
+        assert _in_turn(paths[:3], prompts[:3]) == (paths[:3], prompts[:3])
+
+
 def browser() -> str:
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if found is None:
@@ -218,7 +233,10 @@ def test_the_page_plays_its_videos_and_needs_nothing_else(whole, tmp_path):
       const drawn = pictures.filter((p) => p.naturalWidth > 0);
       const plots = drawn.filter((p) => p.closest(".plots")).length;
       const strips = drawn.length - plots;
-      document.body.dataset.found = `${playing} videos, ${plots} plots, ${strips} strips`;
+      const tables = document.querySelectorAll("table.confusion").length;
+      const parts = [...document.querySelectorAll("h3")].map((h) => h.textContent).join();
+      document.body.dataset.found =
+        `${playing} videos, ${plots} plots, ${strips} strips, ${tables} tables; ${parts}`;
     });</script>"""
     page = tmp_path / "report.html"
     page.write_text(report + said)
@@ -230,7 +248,9 @@ def test_the_page_plays_its_videos_and_needs_nothing_else(whole, tmp_path):
     )
     # By frame position, and time against distance: three videos are too few for the others.
     wrong = sum(bool(row["wrong"]) for row in told(whole)["ranking"])
-    assert wrong and f'data-found="2 videos, 2 plots, {wrong} strips"' in done.stdout
+    tables = sum(len(section["confusions"]) for section in told(whole)["sections"])
+    found = f"2 videos, 2 plots, {wrong} strips, {tables} tables; Samples,tsr1 from true low"
+    assert wrong and tables and f'data-found="{found}' in done.stdout
     fid = next(m for m in told(whole)["sections"][0]["measures"] if m["name"] == "FID")
     for words in (f"{fid['value']:.4g}", f"{fid['low']:.4g} to", "a duck moving left to right"):
         assert words in done.stdout

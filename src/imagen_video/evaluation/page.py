@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from imagen_video.evaluation.report import Report, Section
-from imagen_video.evaluation.scores import Measure
+from imagen_video.evaluation.scores import LOWER, Measure
 from imagen_video.files import replacing
 from imagen_video.metrics.measures import percent
 from imagen_video.pictures import contact_sheet
@@ -160,31 +160,33 @@ def plots(report: Report) -> dict[str, str]:
 
 
 def pareto(axes: Any, report: Report, x: str, y: str) -> bool:
-    """A point a stage, true clips as crosses where they have both; False if nothing is known."""
+    """A point a stage with its intervals, true clips as crosses where they have both; False if
+    nothing is known. Stages are no rivals, so no front is drawn."""
     any_shown = False
     for section in report.sections:
-        found = [_value(section, name) for name in (x, y)]
-        if None in found:
+        across, up = (_value(section, name) for name in (x, y))
+        if across is None or up is None:
             continue
-        any_shown = True
-        across, up = found
-        axes.plot(across[0], up[0], "o", color=INK)
-        axes.annotate(
-            section.name, (across[0], up[0]), fontsize=8, xytext=(4, 3), textcoords="offset points"
-        )
-        if across[1] is not None and up[1] is not None:
-            axes.plot(across[1], up[1], "x", color=EMBER)
+        any_shown, point = True, (across.value, up.value)
+        for ends, line in ((across, axes.hlines), (up, axes.vlines)):
+            if ends.low is not None:
+                line(point[ends is across], ends.low, ends.high, color=INK, alpha=0.3)
+        axes.plot(*point, "o", color=INK)
+        axes.annotate(section.name, point, fontsize=8, xytext=(4, 3), textcoords="offset points")
+        if across.truth is not None and up.truth is not None:
+            axes.plot(across.truth, up.truth, "x", color=EMBER)
     axes.set(xlabel=_label(report, x), ylabel=_label(report, y))
     axes.margins(0.2)
     return any_shown
 
 
-def _value(section: Section, name: str) -> Any:
-    """(value, that of true clips) of a measure, None if it was not measured."""
-    if name == "seconds":
-        return None if section.seconds is None else (section.seconds, None)
-    found = _measure(section, name)
-    return None if found is None else (found.value, found.truth)
+def _value(section: Section, name: str) -> Measure | None:
+    """A measure or the seconds a video; None if it was not measured."""
+    if name != "seconds":
+        return _measure(section, name)
+    if section.seconds is None:
+        return None
+    return Measure(name=name, value=section.seconds, of=0, better=LOWER)
 
 
 def _measure(section: Section, name: str) -> Measure | None:

@@ -76,7 +76,7 @@ def frechet(
     if count <= d:
         warnings.warn(
             f"{name} of the videos of {count} prompts, by features of {d} numbers, is too large: "
-            "compare it only with others of as many, or take more videos (a larger --count)",
+            "compare it only with others of as many, or take more videos (--count of a cascade)",
             stacklevel=2,
         )
     found = estimated(target, samples, seed)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,8 @@ def of_videos(
             f"no prompt of {folder} is known in the sticker world, whose clips the videos would be "
             "compared with: give --reference, or --prompts with their facts"
         )
+    paths, prompts = _in_turn(paths, prompts)
+    spec = replace(spec, seeds=len(paths) // len(prompts))
     reference = reference_of(spec.reference, prompts, out)
     tools, counts = tools_of(spec, prompts), counts_of(prompts, spec, reference, own=False)
     evaluation = Evaluation(
@@ -73,7 +76,8 @@ def of_videos(
                 "be decoded: write it anew, or remove it"
             )
         evaluation.keep_video(i, "videos", clip.frames, clip.fps)
-        facts = {"prompt": prompts[i].text, "asked": dict(prompts[i].facts)}
+        asked = evaluation.prompt(i)
+        facts = {"prompt": asked.text, "asked": dict(asked.facts)}
         tools.record(clip.frames, **facts).save(evaluation.path("cascade", "videos", i))
     evaluation.make_references()
     return evaluation, settings
@@ -99,6 +103,24 @@ def _given(name: str, paths: Sequence[Path], told: Sequence[Prompt]) -> list[Pro
                 f"{prompt.text!r} by {name}: order the prompts as the names of the videos"
             )
     return prompts
+
+
+def _in_turn(paths: list[Path], prompts: list[Prompt]) -> tuple[list[Path], list[Prompt]]:
+    """Videos of every prompt once, then again, and the different prompts: videos of one prompt are
+    alike, and intervals draw prompts. As they come, with a warning, where some have more."""
+    places: dict[str, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(prompt.text, []).append(place)
+    if len(places) == len(prompts) or "" in places:
+        return paths, prompts
+    if len({len(each) for each in places.values()}) > 1:
+        warnings.warn(
+            "some prompts have more videos than others: intervals take all videos for independent",
+            stacklevel=2,
+        )
+        return paths, prompts
+    order = [place for turn in zip(*places.values(), strict=True) for place in turn]
+    return [paths[i] for i in order], [prompts[i] for i in order[: len(places)]]
 
 
 def _one_format(paths: Sequence[Path]) -> VideoFormat:
