@@ -1,11 +1,14 @@
 """Which way of sampling is best: what is tried, what comes first, what is written back."""
 
 import json
+import math
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade
@@ -137,3 +140,17 @@ def test_a_sweep_writes_the_best_back_and_goes_on(tiny, tmp_path, monkeypatch):
     main()
     found = [len(list(path.iterdir())) for path in out.glob("true-*/records/reference/*")]
     assert sorted(found) == [4, 6]
+
+    # From what the stages before make, once for both levels of noise.
+    monkeypatch.setattr(
+        sys, "argv", [*sys.argv, "--from-cascade", "--aug-snr", "3", "5", "--guidance", "0"]
+    )
+    main()
+    before = list(out.glob("before-*/tsr1/*.safetensors"))
+    assert len(before) == 2
+    rows = json.loads((out / "sweep.json").read_text())
+    assert {row["sampler"]["aug_logsnr"] for row in rows} == {math.log(3), math.log(5)}
+    assert not any(m["name"] == "psnr" for row in rows for m in row["section"]["measures"])
+    whole = again("a duck moving left to right on a blue background, 3D render", until="tsr1")
+    first = load_file(min(before))["video"]
+    assert torch.equal(first, whole.frames[0])

@@ -74,8 +74,9 @@ def run_evaluate(options: Evaluate) -> None:
 class Sweep(Asked):
     """Sample one stage in many ways and say which is best: sweep.json, curve.png and a table.
 
-    A base starts from noise, an upsampling stage from true low-resolution video. Every combination
-    of what is given is tried; what is not given stays as the stage has it.
+    A base starts from noise, an upsampling stage from true low-resolution video or from what the
+    stages before it make. Every combination of what is given is tried; what is not given stays as
+    the stage has it.
     """
 
     model: Positional[str] = "mini"
@@ -89,7 +90,9 @@ class Sweep(Asked):
     """Log-SNR shifts of the schedule in whose time steps are even: lower gives more of them to high
     noise."""
     aug_snr: tuple[float, ...] = ()
-    """Signal-to-noise ratios of the augmentation, such as 3 5."""
+    """Signal-to-noise ratios of the augmentation, such as 3 5: with --from-cascade."""
+    from_cascade: bool = False
+    """Start an upsampling stage from what the stages before it make."""
     out: Path = Path("out/sweep")
     write: Path | None = None
     """Save the cascade with the best setting into this folder."""
@@ -120,6 +123,7 @@ def run_sweep(options: Sweep) -> None:
         moves=options.moves,
         shifts=options.shifts,
         aug_snr=options.aug_snr,
+        from_cascade=options.from_cascade,
     )
     shared = {f.name for f in fields(EvaluationSpec)} - {"own", "until", "steps", "guidance"}
     asked = EvaluationSpec(**{name: getattr(options, name) for name in shared})

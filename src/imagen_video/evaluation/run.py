@@ -166,10 +166,10 @@ class Evaluation:
         self,
         cascade: Cascade,
         wanted: Callable[[int], SampleSpec],
-        low: Callable[[int], tuple[Prompt, Small, Frames]] | None = None,
+        low: Callable[[int], tuple[Prompt, Small, Frames | None]] | None = None,
     ) -> None:
         """Run the cascade for every sample that lacks a record of its last stage; one stage that
-        starts from a video, from `low`: a prompt, what it starts from, and the truth."""
+        starts from a video, from `low`: a prompt, what it starts from, and the truth if known."""
         for i in self.missing("cascade", self.columns[-1].name, self.counts.samples, "samples"):
             prompt, given, true = low(i) if low else (self.prompt(i), None, None)
             start = time.monotonic()

@@ -1,8 +1,8 @@
 """One stage sampled in many ways: which guidance, steps, move and augmentation serve it best.
 
-A base is sampled from noise, an upsampling stage from true low-resolution video, always with the
-same prompts and seeds. What is made is recorded as in any evaluation, so a sweep goes on after a
-kill, and true clips are looked at once.
+A base is sampled from noise, an upsampling stage from true low-resolution video or from what the
+stages before it make, always with the same prompts and seeds. What is made is recorded as in any
+evaluation, so a sweep goes on after a kill, and true clips are looked at once.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imagen_video.cascade import Cascade
@@ -60,7 +61,8 @@ GUIDANCE = re.compile(
 @dataclass(frozen=True, kw_only=True)
 class SweepSpec:
     """What is tried: every combination. Empty is what the stage has. `aug_snr` is the
-    signal-to-noise ratio of the noise on the low-resolution video, as the paper gives it."""
+    signal-to-noise ratio of the noise on the low-resolution video, as the paper gives it: worth
+    something `from_cascade` alone, as true videos have nothing that noise should hide."""
 
     stage: str
     guidance: tuple[str, ...] = ()
@@ -68,6 +70,7 @@ class SweepSpec:
     moves: tuple[Move, ...] = ()
     shifts: tuple[float, ...] = ()
     aug_snr: tuple[float, ...] = ()
+    from_cascade: bool = False
 
 
 def guidance_of(text: str) -> GuidanceSpec:
@@ -91,11 +94,7 @@ def guidance_of(text: str) -> GuidanceSpec:
 def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, SamplerSpec]]:
     """Name, name of the curve (all but the guidance), and sampler of every combination."""
     own = stage.sampler
-    if spec.aug_snr and stage.kind == "base":
-        raise ValueError(f"{stage.name!r} starts from noise: only upsampling stages have --aug-snr")
-    for snr in spec.aug_snr:
-        if not 0 < snr < math.inf:
-            raise ValueError(f"a signal-to-noise ratio is above 0, got {snr}")
+    _refuse(stage, spec)
     levels = [math.log(snr) for snr in spec.aug_snr] or [own.aug_logsnr]
     for steps, move, shift, level in itertools.product(
         spec.steps or (own.num_steps,),
@@ -125,6 +124,17 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
             yield f"{curve}, guidance {text or 'its own'}", curve + kind, sampler
 
 
+def _refuse(stage: StageSpec, spec: SweepSpec) -> None:
+    """ValueError for what this stage has not."""
+    if spec.aug_snr and stage.kind == "base":
+        raise ValueError(f"{stage.name!r} starts from noise: only upsampling stages have --aug-snr")
+    for snr in spec.aug_snr:
+        if not 0 < snr < math.inf:
+            raise ValueError(f"a signal-to-noise ratio is above 0, got {snr}")
+    if spec.from_cascade and stage.kind == "base":
+        raise ValueError(f"{stage.name!r} is the first stage: nothing comes before it")
+
+
 @dataclass(frozen=True)
 class Tried:
     """What one way of sampling was found to be, with its clips' features by prompt."""
@@ -152,7 +162,10 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
         for name, curve, sampler in list(samplers(stage, spec)):
             trial = cascade.with_sampler(stage.name, sampler)
             facts = json.dumps(asdict(sampler), sort_keys=True)
-            made = _tried(trial, stage.name, asked, out=out / digest_of_text(facts), ranks=ranks)
+            place = out / digest_of_text(facts + "from cascade" * spec.from_cascade)
+            made = _tried(
+                trial, stage.name, asked, out=place, ranks=ranks, alone=not spec.from_cascade
+            )
             if made:
                 report, found[name] = made.report, made
                 told: Any = {"notes": report.notes, "settings": report.settings}
@@ -172,12 +185,12 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
 
 
 def _tried(
-    cascade: Cascade, name: str, asked: EvaluationSpec, *, out: Path, ranks: Ranks
+    cascade: Cascade, name: str, asked: EvaluationSpec, *, out: Path, ranks: Ranks, alone: bool
 ) -> Tried | None:
     stage = cascade.spec.stage(name)
     prompts = prompts_of(asked.prompts, asked.count)
     tools, reference = tools_of(asked, prompts), reference_of(asked.reference, prompts, out.parent)
-    if isinstance(reference, Path) and stage.kind != "base":
+    if isinstance(reference, Path) and stage.kind != "base" and alone:
         raise ValueError(f"{name!r} needs true clips to start from: {reference} has features only")
     counts = counts_of(prompts, asked, reference, own=False)
     compared = settings_of(
@@ -206,13 +219,18 @@ def _tried(
         counts=asdict(evaluation.counts),
         seed=asked.seed,
     )
+    before = Before(cascade, name, asked, out.parent)
+    if stage.kind != "base" and not alone:
+        settings["before"] = before.facts
     evaluation.settle(settings)
     start = None if stage.kind == "base" else name
 
     def wanted(index: int) -> SampleSpec:
         return SampleSpec(seed=asked.seed + index, start=start, until=name)
 
-    def low(index: int) -> tuple[Prompt, Small, Frames]:
+    def low(index: int) -> tuple[Prompt, Small, Frames | None]:
+        if not alone:
+            return evaluation.prompt(index), before(evaluation.prompt(index), index), None
         assert not isinstance(reference, Path)
         place = evaluation.first_truth + index
         true = reference.clip(place, stage.output, range(stage.output.frames))
@@ -230,6 +248,27 @@ def _tried(
         warnings.simplefilter("ignore")  # the report's notes have it
         target = Target(Moments.of(evaluation.features(stage.output).clips))
     return Tried(report, target, clips)
+
+
+class Before:
+    """What the stages before one make of a prompt, once for all ways of sampling that one."""
+
+    def __init__(self, cascade: Cascade, name: str, asked: EvaluationSpec, out: Path):
+        self.cascade, self.seed = cascade, asked.seed
+        stages = cascade.stages[: cascade.spec.index(name)]
+        self.until = stages[-1].spec.name if stages else ""
+        self.facts = [f"{stage.spec.sampler} {digest_of(stage.unet)}" for stage in stages]
+        self.folder = out / f"before-{digest_of_text(json.dumps([asked.seed, self.facts]))}"
+
+    def __call__(self, prompt: Prompt, index: int) -> Small:
+        words = digest_of_text(prompt.text)
+        path = self.folder / self.until / f"{index:05}-{words}.safetensors"
+        if not path.is_file():
+            made = self.cascade(prompt.text, seed=self.seed + index, until=self.until)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                save_file({"video": made.frames[0].contiguous()}, temporary)
+        return load_file(path)["video"]
 
 
 def digest_of_text(text: str) -> str:
