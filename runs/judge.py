@@ -117,8 +117,8 @@ def main(options: Options) -> None:
         judge.accuracies = found + tuple(a for a in judge.accuracies if a.question not in measured)
         judge.save(path)
         print(f"{name}: {path.stat().st_size / 1e6:.1f} MB, trained for {took:.0f} s")
-        for found in judge.accuracies:
-            print(f"  {found.question:16} {found.size:8} {percent(found.right, found.of)}")
+        for one in judge.accuracies:
+            print(f"  {one.question:16} {one.size:8} {percent(one.right, one.of)}")
 
 
 def train(task: Task, steps: int, path: Path) -> None:
