@@ -69,6 +69,8 @@ class Options:
     """Of the round that learns guidance."""
     direct: bool = False
     """No such round: guidance is learned in the first halving."""
+    guidance_only: bool = False
+    """No other round: guidance in the steps that mini ships with."""
     init_from: Path | None = None
     """Begin with the weights of a student."""
     batch: int = 1
@@ -121,8 +123,10 @@ def teacher(guidance: str, options: Options) -> Path:
 
 
 def _taught(spec: StageSpec, guidance: str, options: Options) -> StageSpec:
-    # As it was trained to be sampled, not in the few steps that mini ships with.
-    sampler = presets.find(options.model).stage(spec.name).sampler
+    # As it was trained to be sampled, unless it is to be learned in the steps that mini ships with.
+    sampler = spec.sampler
+    if not options.guidance_only:
+        sampler = presets.find(options.model).stage(spec.name).sampler
     train, packs = spec.train, min(1, spec.train.image_packs)
     clips = train.clips + train.image_packs - packs  # the teacher knows how things look
     train = replace(
@@ -165,6 +169,7 @@ def train(guidance: str, stage: str, options: Options) -> bool:
         updates=options.updates,
         guidance_updates=options.guidance_updates,
         direct=options.direct,
+        guidance_only=options.guidance_only,
         learning_rate=options.learning_rate,
         weighting=options.weighting,
     )
