@@ -126,6 +126,7 @@ def bias(results: Results) -> list[dict[str, Any]]:
     found = []
     for name, arm in BIAS_ARMS:
         measured = [result["measured"] for result in results.get(arm, {}).values()]
+        stills = {part: of_stills(arm, part) for part in PARTS} if measured else {}
         for weight in BIAS_KEYS if measured else ():
             rights = [m["weights"][weight]["right"]["concept"] for m in measured]
             thing = over_seeds([100 * right / of for right, of in rights], 0, 100)
@@ -138,7 +139,7 @@ def bias(results: Results) -> list[dict[str, Any]]:
                     for v in values
                 }
                 about = {"arm": name, "weight": weight, "attribute": part, "data": expected}
-                about["stills"] = of_stills(arm, part)
+                about["stills"] = stills[part]
                 departures = [departure(each, expected) for each in counts]
                 variation = over_seeds([d.variation for d in departures], 0, 1)
                 about |= {"departures": departures, "variation": variation, "thing": thing}

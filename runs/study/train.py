@@ -29,7 +29,7 @@ from study.library import LIBRARIES, Shelf
 from study.sample import with_sampler
 
 SAVE_MINUTES = 5.0
-RESULT, SHEET = "result.json", "sheet.png"
+RESULT, SHEET, SPENT = "result.json", "sheet.png", "seconds.txt"
 
 
 class Stopped(Exception):
@@ -129,7 +129,7 @@ def conclude(folder: Path, result: dict, *, keep_weights: bool) -> None:
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     for name in (
         "log.jsonl",
-        "seconds.txt",
+        SPENT,
         *(() if keep_weights else ("model.safetensors", "stage.json")),
     ):
         (folder / name).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from study import judges, measure, upsampling
 from study.arms import SEEDS, Arm, table
 from study.library import LIBRARIES, Library
 from study.measure import Measured, Subject
-from study.train import SHEET, Place, Stopped, conclude, finished, trained
+from study.train import SHEET, SPENT, Place, Stopped, conclude, finished, trained
 
 MEASURES: dict[str, Callable[[Subject], Measured]] = {
     "base": measure.base,
@@ -31,7 +31,7 @@ MEASURES: dict[str, Callable[[Subject], Measured]] = {
     "fine": upsampling.fine,
     "crops": upsampling.crops,
 }
-ERROR, SPENT = "error.txt", "seconds.txt"
+ERROR = "error.txt"
 WAIT = 2.0
 """Seconds until what other processes do is looked at again."""
 
