@@ -9,16 +9,21 @@ from imagen_video.diffusion.sampler import Noise, finished
 from imagen_video.diffusion.schedule import CosineSchedule, step_times
 from imagen_video.info import describe
 from imagen_video.spec import GuidanceSpec, SamplerSpec
+from imagen_video.stage import Stage, build_unet
 
 PROMPT = "a cat moving left to right on a red background, 3D render"
 
 
-def test_windows_of_the_last_stage_equal_one_call(tiny):
-    stage = tiny.stages[-1]
+@pytest.mark.parametrize("weight", [None, 3.0])
+def test_windows_of_the_last_stage_equal_one_call(tiny, weight):
+    """Where a network beside it answers for guidance, too."""
+    stage = tiny.stages[-1] if weight is None else _with_side(tiny.stages[-1])
     torch.manual_seed(0)
     z, low = torch.randn(1, 13, 3, 32, 48), torch.randn(1, 13, 3, 16, 24)
     noise = torch.zeros(1)
     cond = _conditioning(tiny, stage, low)
+    if weight is not None:
+        cond = replace(cond, guidance=torch.tensor([weight]))
     once = stage.denoiser(cond)(z, noise).x
     for window in (1, 4, 8):
         windows = stage.denoiser(cond, window=window)(z, noise).x
@@ -88,6 +93,34 @@ def test_a_sampler_can_space_its_steps_otherwise_than_training(tiny, window):
     }
     row = describe(tiny.with_sampler(stage.spec.name, sampler).spec)[-1]
     assert row.calls == sum(len(call) for call in wanted)
+
+
+def test_guidance_of_a_side_network_takes_one_call_a_step(tiny):
+    stage, told = _with_side(tiny.stages[-1]), []
+    cond = _conditioning(tiny, stage, torch.zeros(1, 5, 3, 16, 24))
+    guidance = GuidanceSpec(weight=2.0, interval=(-30.0, 0.0))
+    sampler = replace(stage.spec.sampler, num_steps=4, guidance=guidance, logsnr_shift=3.0)
+    hook = stage.unet.register_forward_pre_hook(
+        lambda _, args: told.append((len(args[0]), args[1].item(), args[2].guidance))
+    )
+    with torch.inference_mode():
+        finished(stage.sample_steps(cond, (1, 5, 3, 32, 48), Noise(0), sampler=sampler))
+    hook.remove()
+    # Where there is no weight the side network is not asked at all.
+    assert [(clips, weight and weight.item()) for clips, _, weight in told] == [
+        (1, 2.0 if level <= 0 else None) for _, level, _ in told
+    ]
+    assert {level <= 0 for _, level, _ in told} == {True, False} and len(told) == 4
+
+
+def _with_side(stage: Stage) -> Stage:
+    spec = replace(stage.spec, unet=replace(stage.spec.unet, guided=(0.0, 9.0), side=8))
+    unet = build_unet(spec).requires_grad_(False)
+    unet.load_state_dict(stage.unet.state_dict(), strict=False)
+    assert unet.side is not None
+    for parameter in unet.side.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    return Stage(spec, unet)
 
 
 def _noted(states, shown):

@@ -29,7 +29,8 @@ class UNetSpec:
     `temporal` mixes frames after every block of `temporal_levels`. `patch` folds p x p pixels into
     channels before the first convolution. `norm="layer"` does not see how large the frame is. A
     network `guided` from the least to the most weight has learned guidance: it is told a weight,
-    and answers as its teacher does under that guidance.
+    and answers as its teacher does under that guidance. With a `side` it is its teacher, and a
+    network of so many channels beside it answers with the direction that the weight multiplies.
     """
 
     widths: tuple[int, ...]
@@ -45,6 +46,7 @@ class UNetSpec:
     norm: Literal["group", "layer"] = "group"
     predicts: Literal["v", "x", "eps"] = "v"
     guided: tuple[float, float] | None = None
+    side: int | None = None
 
     def __post_init__(self):
         require_known_words(self)
@@ -75,8 +77,12 @@ class UNetSpec:
             f"embed_dim {self.embed_dim} must be even and a multiple of its {heads} heads of "
             f"head_dim {self.head_dim}",
         )
-        for width in self.widths:
-            require(width % 8 == 0, f"widths must be multiples of 8, got {width}")
+        for width in self.widths + (() if self.side is None else (self.side,)):
+            require(width > 0 and width % 8 == 0, f"widths must be multiples of 8, got {width}")
+        require(
+            self.side is None or self.guided is not None,
+            "a side network is multiplied by a weight of guidance: say in guided which are learned",
+        )
 
     @property
     def multiple(self) -> int:

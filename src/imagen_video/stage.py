@@ -237,6 +237,8 @@ class Stage:
                 self.spec.refuse_negative()
 
             def told(weight: float) -> Denoiser:
+                if self.spec.unet.side is not None and not weight:
+                    return self.denoiser(cond, window=window, inner=inner)
                 each = torch.full((len(cond.text),), weight, device=self.device)
                 denoise = self.denoiser(replace(cond, guidance=each), window=window, inner=inner)
                 return thresholded(denoise, rule) if weight else denoise

@@ -111,7 +111,7 @@ def test_the_rounds_of_a_guided_base_and_of_an_upsampling_stage(base, tiny):
     direct = DistillSpec(rounds=(16, 8), direct=True).lessons(base.spec)
     assert [name for name, _ in direct] == ["16-steps", "8-steps"]
     [(name, alone)] = DistillSpec(guidance_only=True).lessons(base.spec)
-    assert (name, alone.steps, alone.sampled) == ("guidance", None, True)
+    assert (name, alone.steps, alone.side) == ("guidance", None, 32)
     with pytest.raises(ValueError, match="give no --rounds"):
         DistillSpec(guidance_only=True, rounds=(8,)).lessons(base.spec)
     plain = sampled(tiny.stages[6], GuidanceSpec())
@@ -171,6 +171,39 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
         changed = " ".join(map(str, words)).replace(before, now).split()
         other = imagen_video(*changed, "--out", parts)
         assert other.returncode == 2 and told in other.stderr, other.stderr[-2000:]
+
+
+def test_a_network_beside_the_teacher_is_trained_goes_on_and_is_exported(tiny, tmp_path):
+    within = GuidanceSpec(weight=3.0, interval=(-10.0, 1.0))
+    teacher = tiny.with_stages(sampled(tiny.stages[0], within))
+    teacher.save_pretrained(tmp_path / "teacher", dtype=torch.float32)
+    words = ["distill", "--teacher", tmp_path / "teacher", "--stage", "base", "--guidance-only"]
+    words += "--side 8 --updates 6 --learning-rate 1e-3 --workers 0 --threads 1".split()
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = imagen_video(*words, "--out", whole)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert imagen_video(*words, "--out", parts, "--minutes", 0).returncode == 0
+    assert imagen_video(*words, "--out", parts).returncode == 0
+    own, again = (load_file(at / "1-guidance" / "model.safetensors") for at in (whole, parts))
+    taught = teacher.stages[0].unet.state_dict()
+    for name, weight in own.items():
+        assert torch.equal(weight, again[name])
+        if not name.startswith("side."):
+            assert torch.equal(weight, taught[name].to(weight))
+    assert any(weight.any() for name, weight in own.items() if name.startswith("side.out."))
+
+    teacher.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    made = [
+        Cascade.from_pretrained(at, dtype=torch.float32)(
+            "a cat", seed=7, until="base", guidance=0.0
+        ).frames
+        for at in (whole / "cascade", tmp_path / "half")
+    ]
+    assert torch.equal(*made), "without guidance it is its teacher"
+    done = imagen_video("export", whole / "1-guidance", "--out", tmp_path / "exported")
+    assert done.returncode == 0, done.stderr[-2000:]
+    exported = load_file(tmp_path / "exported" / "model.safetensors")
+    assert all(torch.equal(exported[name], weight) for name, weight in own.items())
 
 
 def test_a_student_that_is_its_teacher_makes_the_same_of_a_seed(base):

@@ -18,6 +18,7 @@ from imagen_video.diffusion.schedule import CosineSchedule, step_times
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage
+from imagen_video.training.ema import trained
 from imagen_video.training.student import Lesson, Student, finished_by
 from imagen_video.unet.inputs import Conditioning
 
@@ -105,16 +106,49 @@ def test_where_sampling_is_unguided_no_weight_is_told(base):
     assert max(error for logsnr, error in losses if logsnr < 0) > 1e-4
 
 
-def test_guidance_alone_is_learned_at_the_levels_of_the_teachers_steps(base):
+def test_a_network_beside_its_teacher_learns_at_the_levels_of_guided_steps(base):
     spaced = replace(base.spec.sampler, num_steps=4, logsnr_shift=-1.5)
-    teacher = Stage(replace(base.spec, sampler=spaced), base.unet)
-    student, asked = lesson_of(teacher, Lesson(weights=(2.0, 9.0), sampled=True)), set()
+    within = replace(spaced, guidance=GuidanceSpec(weight=3.0, interval=(-10.0, 1.0)))
+    teacher = Stage(replace(base.spec, sampler=within), base.unet)
+    student, asked = lesson_of(teacher, Lesson(weights=(2.0, 9.0), side=8)), set()
     hook = student.unet.register_forward_pre_hook(lambda _, args: asked.update(args[1].tolist()))
     for step in range(8):
         student.loss(*given(student.spec), Draws(ROWS, step=step))
     hook.remove()
     steps = CosineSchedule(shift=-1.5)(torch.arange(1, 5) / 4)
-    assert sorted(asked) == pytest.approx(steps.flip(0).tolist(), abs=1e-3)
+    guided_steps = [level for level in steps.flip(0).tolist() if -10 <= level <= 1]
+    assert 0 < len(guided_steps) < 4
+    assert sorted(asked) == pytest.approx(guided_steps, abs=1e-3)
+
+
+def test_a_network_beside_its_teacher_learns_what_two_calls_differ_by(base):
+    student = lesson_of(base, Lesson(side=8))
+    (video, cond), draws = given(base.spec), Draws(ROWS, seed=4)
+    trunk = {name: weight.clone() for name, weight in student.unet.named_parameters()}
+    optimizer = torch.optim.Adam(trained(student.unet).values(), lr=3e-3)
+    losses = []
+    for _ in range(120):
+        loss = student.loss(video, cond, draws).value
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    moved = {
+        name for name, weight in student.unet.named_parameters() if (weight != trunk[name]).any()
+    }
+    assert moved and all(name.startswith("side.") for name in moved)
+    # Its error is that of the direction: of the guided answer under any weight, over that weight.
+    z, logsnr = torch.randn_like(video), torch.full((ROWS,), -1.0)
+    with torch.no_grad():
+        x = student.denoiser(cond)(z, logsnr).x
+        without = base.denoiser(cond.without_text())(z, logsnr).x
+        for weight in (-1.0, 2.0, 5.0):
+            told = replace(cond, guidance=torch.full((ROWS,), weight))
+            missed = student.denoiser(told)(z, logsnr).x - torch.lerp(without, x, 1 + weight)
+            if weight == -1:
+                error = -missed
+            torch.testing.assert_close(missed, weight * error, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 5], ids=["base", "spatial", "temporal"])

@@ -251,3 +251,28 @@ def test_a_long_video_never_runs_back_in_time():
     assert (steps[: PlaceAndTime.FRAMES] > 0).all()
     assert (steps[PlaceAndTime.FRAMES :] == 0).all()
     assert (seen[1:] - seen[0]).norm(dim=1).diff().min() >= 0
+
+
+@pytest.mark.parametrize("stage", [TINY[0], TINY[2], MINI[0], MINI[4]], ids=lambda s: s.name)
+def test_a_weight_multiplies_what_a_side_network_answers(stage):
+    spec = replace(stage, unet=replace(stage.unet, guided=(0.0, 9.0), side=16))
+    unet, (z, logsnr, cond) = random_unet(spec), inputs(spec, clips=2)
+    plain = build_unet(stage)
+    plain.load_state_dict({n: w for n, w in unet.state_dict().items() if n[:5] != "side."})
+
+    def answer(*weights: float) -> torch.Tensor:
+        return unet(z, logsnr, replace(cond, guidance=torch.tensor(weights)))
+
+    with torch.no_grad():
+        none, once = unet(z, logsnr, cond), answer(1.0, 1.0)
+        torch.testing.assert_close(none, plain(z, logsnr, cond))
+        assert torch.equal(answer(0.0, 0.0), none)
+        assert (once - none).abs().max() > 1e-2
+        wanted = torch.stack([none[0], none[1] + 4 * (once - none)[1]])
+        torch.testing.assert_close(answer(0.0, 4.0), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_a_side_network_is_of_guidance():
+    for side, told in ((8, "multiplied by a weight of guidance"), (12, "multiples of 8, got 12")):
+        with pytest.raises(ValueError, match=told):
+            replace(TINY[0].unet, side=side)

@@ -27,7 +27,10 @@ class Distill:
     direct: bool = False
     """Learn guidance in the first halving and not in a round of its own: less to train."""
     guidance_only: bool = False
-    """Learn guidance alone, for the teacher's own steps: where it takes few already."""
+    """A small network beside the teacher, which stays as it is, learns guidance, for the teacher's
+    own steps: where it takes few already."""
+    side: int = 32
+    """Channels of that network."""
     init_from: Path | None = None
     """A folder of a stage whose weights the first student begins with (default: the teacher's)."""
     previous: Path | None = None

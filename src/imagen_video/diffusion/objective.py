@@ -1,7 +1,7 @@
 """The training loss: noise levels, targets, weights (paper sections 4.3, 8)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -103,6 +103,16 @@ def discrete_times(num_steps: int, times: Times = low_discrepancy_times) -> Time
         return (times(b, generator) * num_steps).ceil().clamp(min=1) / num_steps
 
     return stepped
+
+
+def one_of(asked: Sequence[float], times: Times = low_discrepancy_times) -> Times:
+    """Those that are asked for, as often as `times` fall into equal parts of [0, 1)."""
+
+    def drawn(b: int, generator: torch.Generator) -> PerClip:
+        known = torch.tensor(asked, device=generator.device)
+        return known[(times(b, generator) * len(asked)).long().clamp(max=len(asked) - 1)]
+
+    return drawn
 
 
 def truth(true: Denoised) -> Denoised:

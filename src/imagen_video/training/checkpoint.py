@@ -219,6 +219,11 @@ def tensors_in(checkpoint: Path, shapes: dict[str, torch.Size]) -> dict[str, Ten
     return tensors
 
 
+def holds(checkpoint: Path, name: str) -> bool:
+    """Whether a checkpoint has this tensor."""
+    return name in _shapes(checkpoint)
+
+
 def _shapes(checkpoint: Path) -> dict[str, torch.Size]:
     """What lies in a checkpoint's files; ValueError where one cannot be read."""
     try:

@@ -41,7 +41,8 @@ class DistillSpec:
     """Guidance first where the teacher is guided, then a round for each of `rounds` (the student's
     steps, halving), then, if `stochastic`, one of overlapping steps for the stochastic sampler. If
     `direct`, guidance is learned in the first halving, from a teacher of two calls a step; if
-    `guidance_only` that is all, at the levels of the teacher's steps, which are few already.
+    `guidance_only` that is all, and a network of `side` channels beside the teacher learns it, at
+    the levels of the teacher's steps, which are few already.
 
     `updates` are optimizer steps a round (`guidance_updates` of the first: there is most to learn
     in it); the learning rate falls linearly to 0 in each, from that of the teacher's training
@@ -53,6 +54,7 @@ class DistillSpec:
     stochastic: bool = False
     direct: bool = False
     guidance_only: bool = False
+    side: int = 32
     weights: tuple[float, float] = (0.0, 15.0)
     updates: int = 1000
     guidance_updates: int | None = None
@@ -85,7 +87,7 @@ class DistillSpec:
             )
         if teacher.sampler.guidance.on:
             self._refuse_other_weights(teacher)
-        return Lesson(weights=self.weights, sampled=True)
+        return Lesson(weights=self.weights, side=self.side)
 
     def _refuse_other_weights(self, teacher: StageSpec) -> None:
         """ValueError where sampling asks for a weight that is not learned, before it is trained."""

@@ -102,6 +102,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
+def side_alone(unet: VideoUNet) -> None:
+    """Freeze all but the network beside it, in place."""
+    assert unet.side is not None
+    unet.requires_grad_(False)
+    unet.side.requires_grad_(True)
+
+
 def initialise_from(stage: Stage, folder: Path) -> Sequence[str]:
     """Copy every weight of a saved stage whose name and shape match; returns the names."""
     source = load_weights(folder)

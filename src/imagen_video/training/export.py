@@ -10,8 +10,9 @@ from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.spec_json import from_json
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.encoder import load_encoder
-from imagen_video.training.checkpoint import best, facts_of, latest, tensors_in
+from imagen_video.training.checkpoint import best, facts_of, holds, latest, tensors_in
 from imagen_video.training.ema import trained
+from imagen_video.training.engine import side_alone
 from imagen_video.training.lora import lora_of, merged
 from imagen_video.weights import load_stage, save_stage
 
@@ -44,15 +45,19 @@ def _read(run: Path, which: Which, weights: Weights) -> tuple[Stage, int]:
     facts = facts_of(found)
     spec = from_json(StageSpec, facts["spec"])
     lora = lora_of(facts)
-    if lora is None:
-        unet = wrapper = build_unet(spec, device="meta")
-    else:
+    prefix = {"average": "ema", "trained": "weight"}[weights]
+    beside = spec.unet.side is not None and not holds(found, f"{prefix}/z_in.weight")
+    if lora is not None:
         unet = lora.load_base(spec).unet
         wrapper = lora.adapt(unet)
-    prefix = {"average": "ema", "trained": "weight"}[weights]
+    elif beside:  # what was frozen lies in the training's folder
+        unet = wrapper = load_stage(run, dtype=torch.float32).unet
+        side_alone(unet)
+    else:
+        unet = wrapper = build_unet(spec, device="meta")
     names = {f"{prefix}/{name}": value.shape for name, value in trained(unet).items()}
     state = {name.split("/", 1)[1]: w for name, w in tensors_in(found, names).items()}
-    unet.load_state_dict(state, assign=True, strict=lora is None)
+    unet.load_state_dict(state, assign=True, strict=lora is None and not beside)
     return Stage(spec, unet if lora is None else merged(wrapper)), facts["step"]
 
 

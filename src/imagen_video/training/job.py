@@ -76,6 +76,11 @@ class JobSpec:
             raise ValueError("--lora trains adapters of a trained stage: give --init-from FOLDER")
         return Lora.over(self.init_from, self.lora)
 
+    @property
+    def beside(self) -> Path | None:
+        """The teacher that a lesson leaves as it is."""
+        return self.teacher if self.lesson is not None and self.lesson.side is not None else None
+
 
 def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
     """Train a stage, or go on where `job.out` stopped; returns the step reached."""
@@ -163,17 +168,16 @@ def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bo
     torch.manual_seed(run.seed)
     if job.adapters is not None:
         return job.adapters.load_base(spec)
-    stage = Stage(spec)
-    if not fresh:
-        if job.init_from is not None and job.lesson is None:
-            print(f"{job.out} goes on; --init-from is of its first step", file=sys.stderr)
-        return stage
-    copied: Sequence[str] = ()
-    if job.init_from is not None:
+    stage, copied = Stage(spec), ()
+    if fresh and job.init_from is not None:
         copied = initialise_from(stage, job.init_from)
         count = len(stage.unet.state_dict())
         print(f"{len(copied)} of {count} weights are those of {job.init_from}", file=sys.stderr)
-    if "text_in.weight" not in copied:
+    if job.beside is not None:  # what is frozen is in no checkpoint
+        copied = initialise_from(stage, job.beside)
+    if not fresh and job.init_from is not None and job.lesson is None:
+        print(f"{job.out} goes on; --init-from is of its first step", file=sys.stderr)
+    if fresh and "text_in.weight" not in copied:
         # Of whole batches, however many processes share them.
         mix = Mix(data.mix.source, spec, seed=run.seed, steps=spec.train.steps)
         fit_text(stage, mix, data.encoder)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from imagen_video.diffusion.denoised import Denoised, Denoiser
-from imagen_video.diffusion.guidance import guided, thresholded, weight_at
+from imagen_video.diffusion.guidance import guidance_weights, guided, thresholded, weight_at
 from imagen_video.diffusion.objective import (
     Draws,
     Loss,
@@ -14,6 +14,7 @@ from imagen_video.diffusion.objective import (
     Schedule,
     Target,
     discrete_times,
+    one_of,
     step_of,
     two_teacher_steps,
 )
@@ -22,6 +23,7 @@ from imagen_video.lowres import Low, low_from_truth
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, StageSpec, TrainSpec
 from imagen_video.stage import Stage, make_rule
+from imagen_video.training.engine import side_alone
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.video import PerClip, Video
@@ -32,16 +34,17 @@ class Lesson:
     """What a student learns of its teacher.
 
     Without `steps` it learns guidance (section 8.1): to answer in one call, told a weight, as the
-    teacher does in two, at every level or, if `sampled`, at those of its sampler's steps. With
-    `steps`, to reach in so many steps what the teacher reaches in twice as many (section 8.2), and
-    guidance with it where that takes two calls; `overlapping`, in as many, each of two of the
-    teacher's: for the stochastic sampler (section 8.3). Weights are drawn from `weights`.
+    teacher does in two. With a `side`, a network of so many channels beside the teacher, which
+    stays as it is, learns the direction of guidance, at the levels of the sampler's guided steps.
+    With `steps`, to reach in so many steps what the teacher reaches in twice as many (section
+    8.2), and guidance with it where that takes two calls; `overlapping`, in as many, each of two
+    of the teacher's: for the stochastic sampler (section 8.3). Weights are drawn from `weights`.
     """
 
     steps: int | None = None
     weights: tuple[float, float] = (0.0, 15.0)
     overlapping: bool = False
-    sampled: bool = False
+    side: int | None = None
 
     def __post_init__(self):
         low, high = self.weights
@@ -49,6 +52,8 @@ class Lesson:
             raise ValueError(f"guidance weights are drawn from 0 <= low <= high, got {low}, {high}")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"a student takes at least 1 step, got {self.steps}")
+        if self.side is not None and self.steps is not None:
+            raise ValueError("a network beside the teacher learns guidance alone: give no steps")
 
     @property
     def its_steps(self) -> int | None:
@@ -64,7 +69,8 @@ class Lesson:
             if unet.guided or not sampler.guidance.on:
                 why = "has learned guidance already" if unet.guided else "is sampled without it"
                 raise ValueError(f"stage {teacher.name!r} teaches no guidance: it {why}")
-            return replace(teacher, unet=replace(unet, guided=self.weights), train=train)
+            unet = replace(unet, guided=self.weights, side=self.side)
+            return replace(teacher, unet=unet, train=train)
         teacher.refuse_unlearned(self.weights)
         if sampler.guidance.on or unet.guided:
             unet = replace(unet, guided=self.weights)
@@ -102,6 +108,8 @@ class Student(Stage):
         self.teacher, self.lesson, self.previous = teacher, lesson, previous
         for frozen in filter(None, (teacher, previous)):
             frozen.unet.requires_grad_(False).eval()
+        if lesson.side is not None:
+            side_alone(unet)
 
     def shown_before(self, video: Video, cond: Conditioning, draws: Draws) -> Low:
         low = super().shown_before(video, cond, draws)
@@ -119,6 +127,8 @@ class Student(Stage):
     ) -> Loss:
         """The error against the teacher on true videos, at times that the student is asked at."""
         cond, weight = self.prepared(video, cond, draws), None
+        if self.lesson.side is not None:
+            return self._of_direction(video, cond, draws, objective)
         told = cond
         if self.spec.unet.guided:
             low, high = self.lesson.weights
@@ -131,14 +141,29 @@ class Student(Stage):
             interval = self.spec.sampler.guidance.interval
             given = replace(given, target=guidance_target(self.teacher, cond, weight, interval))
             denoise = told_within(self, cond, weight, interval)
-            if self.lesson.sampled:
-                times = discrete_times(self.spec.sampler.num_steps, given.times)
-                given = replace(given, times=times)
         else:
             teacher, overlapping = self._stepping(cond, weight, schedule), self.lesson.overlapping
             target = two_teacher_steps(teacher, schedule, steps, overlapping=overlapping)
             given = replace(given, target=target, times=discrete_times(steps, given.times))
         return given(denoise, video, schedule, draws)
+
+    def _of_direction(
+        self, video: Video, cond: Conditioning, draws: Draws, objective: Objective | None
+    ) -> Loss:
+        """The error under weight -1, where guidance says what is said without a caption: that of
+        the direction, which every weight multiplies, for one call of the teacher."""
+        teacher, given = self.teacher.denoiser(cond.without_text()), objective or self.objective()
+
+        @torch.no_grad()
+        def target(true: Denoised) -> Denoised:
+            return teacher(true.z, true.logsnr)
+
+        steps, schedule = self.spec.sampler.num_steps, self.sampling_schedule()
+        weights = guidance_weights(self.spec.sampler.guidance, steps, schedule)
+        asked = [1 - i / steps for i, weight in enumerate(weights) if weight]
+        given = replace(given, target=target, times=one_of(asked, given.times))
+        told = replace(cond, guidance=torch.full((len(video),), -1.0).to(video))
+        return given(self.denoiser(told), video, self.by_kind(cond, sampled=True), draws)
 
     def _stepping(self, cond: Conditioning, weight: PerClip | None, schedule: Schedule) -> Denoiser:
         """The teacher in a run of the lesson's steps, guided as its sampler says at each."""

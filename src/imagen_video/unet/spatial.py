@@ -27,17 +27,17 @@ class GroupNorm(nn.GroupNorm):
         slow = input.device.type == "cpu" and input.dtype == torch.bfloat16 and pixels < self.SLOW
         if not slow:
             return super().forward(input)
-        weight, bias = self.weight.float(), self.bias.float()
-        normed = F.group_norm(input.float(), self.num_groups, weight, bias, self.eps)
+        own = (self.weight.float(), self.bias.float()) if self.affine else (None, None)
+        normed = F.group_norm(input.float(), self.num_groups, *own, self.eps)
         return normed.to(input.dtype)
 
 
-def make_norm(kind: str, width: int) -> nn.Module:
+def make_norm(kind: str, width: int, *, affine: bool = True) -> nn.Module:
     """Group norm with 8 to 32 groups, or `ChannelNorm`."""
     if kind == "layer":
-        return ChannelNorm(width)
+        return ChannelNorm(width, elementwise_affine=affine)
     groups = next(g for g in (32, 16, 8) if width % g == 0 and (width // g >= 8 or g == 8))
-    return GroupNorm(groups, width)
+    return GroupNorm(groups, width, affine=affine)
 
 
 def swish(fresh: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from imagen_video.shapes import Bool, Float, Int
 from imagen_video.spec_unet import UNetSpec
 from imagen_video.unet.embed import LevelEmbedding, NumberEmbedding, TextIn, TextPool
 from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.side import GuidanceSide
 from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, swish, zero
 from imagen_video.unet.temporal import FramePosition, PlaceAndTime, make_temporal
 from imagen_video.video import ALL, PerClip, Video
@@ -99,7 +100,7 @@ class VideoUNet(nn.Module):
         self.level = LevelEmbedding(spec.embed_dim)
         self.low_level = LevelEmbedding(spec.embed_dim) if low else None
         self.guidance = None
-        if spec.guided:  # weights are few: mini's base with all features would not fit in 50 MB
+        if spec.guided and spec.side is None:  # weights are few: so are the features
             self.guidance = NumberEmbedding(spec.embed_dim, spec.embed_dim // 4)
             zero(self.guidance.outer)  # a student begins as its teacher
         self.pool = TextPool(spec.text_dim, spec.embed_dim, spec.head_dim)
@@ -110,6 +111,7 @@ class VideoUNet(nn.Module):
             self.place = PlaceAndTime(spec.widths[0])
             self.text_in = TextIn(spec.text_dim)
         self._build_levels(spec)
+        self.side = None if spec.side is None else GuidanceSide(spec)
         self.out_norm = make_norm(spec.norm, spec.widths[0])
         self.out = zero(nn.Conv2d(spec.widths[0], pixels, 3, padding=1))
         # What the low-resolution video says linearly goes straight to the output: the features
@@ -148,34 +150,45 @@ class VideoUNet(nn.Module):
         self._check(z, cond)
         low = self._fold_low(z, cond)
         told = self._tell(logsnr, cond, z.shape[1])
-        h = self.z_in(fold(z.to(self.level.inner.weight.dtype), self.spec.patch))
+        folded = fold(z.to(self.level.inner.weight.dtype), self.spec.patch)
+        h = self.z_in(folded)
         if self.place is not None:
             h = h + self.place((h.shape[2], h.shape[3]), told.index, cond.is_video)
         if low is not None and self.low_in is not None:
             h = h.add_(self.low_in(low))
-        h = self._levels(h, told, inner)
-        raw = self.out(swish(self.out_norm(h)))
+        features = self._levels(h, told, inner)
+        raw = self.out(swish(self.out_norm(features[-1])))
         if low is not None and self.low_out is not None:
             raw = raw.add_(self.low_out(frames_of(low, inner, clips)))
+        if self.side is not None and cond.guidance is not None:
+            seen = torch.cat([frames_of(folded, inner, clips), raw], 1)
+            along = self.side(features, seen, told.of(inner).emb)
+            raw = raw + frames_like(cond.guidance, raw) * along
         return unfold(raw, self.spec.patch, clips)
 
-    def _levels(self, h: Tensor, told: Told, inner: slice) -> Tensor:
-        skips, clips = [], len(told.is_video)
+    def _levels(self, h: Tensor, told: Told, inner: slice) -> list[Tensor]:
+        """Features, the last those of the answer: with a side network, all that it looks at."""
+        skips, kept, clips = [], [], len(told.is_video)
         for level, blocks in enumerate(self.down):
             if level:
                 skips.append(h)
                 h = self.shrink[level - 1](h)
             h = blocks(h, told)
+            if not level and self.side is not None:
+                kept.append(h)
         for level in reversed(range(-1, len(self.up))):
             if level + 1 == min((*self.spec.temporal_levels, len(self.up))):
                 # No layer that is left mixes frames.
                 h, told = frames_of(h, inner, clips), told.of(inner)
                 skips = [frames_of(skip, inner, clips) for skip in skips]
+                kept = [frames_of(features, inner, clips) for features in kept]
+            if level < 0 or self.side is not None:  # what nobody reads would take memory
+                kept.append(h)
             if level >= 0:
                 h = F.interpolate(self.grow[level](h), scale_factor=2.0, mode="nearest")
                 h = torch.cat([h, skips[level] * LONG_SKIP], 1)
                 h = self.up[level](h, told)
-        return h
+        return kept
 
     def _tell(self, logsnr: PerClip, cond: Conditioning, frames: int) -> Told:
         text = cond.text.to(self.level.inner.weight.dtype).flatten(0, 1)
@@ -225,7 +238,8 @@ class VideoUNet(nn.Module):
                 if cond.lowres is None
                 else "a base stage takes no low-resolution video"
             )
-        if (cond.guidance is None) == (self.spec.guided is not None):
+        plain = self.side is not None and cond.guidance is None
+        if (cond.guidance is None) == (self.spec.guided is not None) and not plain:
             raise ValueError(
                 "this network has learned guidance: tell it the weight"
                 if self.spec.guided
@@ -252,6 +266,11 @@ def start_as_bilinear(conv: nn.Conv2d, *, fold: int, factor: int) -> None:
     inputs, outputs = fold * fold, patch * patch
     for c in range(3):
         conv.weight[c * outputs : (c + 1) * outputs, c * inputs : (c + 1) * inputs] = kernel
+
+
+def frames_like(number: PerClip, x: Float[Tensor, "bf ..."]) -> Float[Tensor, "bf 1 1 1"]:
+    """A number a clip as one a frame, to multiply with."""
+    return number.to(x).repeat_interleave(len(x) // len(number)).view(-1, 1, 1, 1)
 
 
 def frames_of(x: Float[Tensor, "bf ..."], inner: slice, clips: int) -> Float[Tensor, "n ..."]:
