@@ -113,6 +113,21 @@ def test_guidance_of_a_side_network_takes_one_call_a_step(tiny):
     assert {level <= 0 for _, level, _ in told} == {True, False} and len(told) == 4
 
 
+def test_a_stage_with_a_side_network_is_guided_away_from_a_prompt_by_two_calls(tiny):
+    stage, knowing = tiny.stages[-1], _with_side(tiny.stages[-1])
+    cond = _conditioning(tiny, stage, torch.zeros(1, 5, 3, 16, 24))
+    away = replace(cond, text=torch.randn_like(cond.text))
+    sampler = SamplerSpec(num_steps=2, guidance=GuidanceSpec(weight=2.0), aug_logsnr=3.0)
+    made = []
+    for which in (stage, knowing):
+        with torch.inference_mode():
+            states = which.sample_steps(
+                cond, (1, 5, 3, 32, 48), Noise(0), sampler=sampler, negative=away
+            )
+            made.append(finished(states))
+    assert torch.equal(*made)
+
+
 def _with_side(stage: Stage) -> Stage:
     spec = replace(stage.spec, unet=replace(stage.spec.unet, guided=(0.0, 9.0), side=8))
     unet = build_unet(spec).requires_grad_(False)

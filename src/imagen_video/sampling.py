@@ -140,7 +140,7 @@ def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[
         text = TextEmbedding(run.text.tokens[rows], run.text.mask[rows])
         return stage.conditioning(text, frames=frames, low=small, noise=noise, sample=run.sample)
 
-    takes_negative = sampler.guidance.on and not spec.unet.guided
+    takes_negative = sampler.guidance.on and spec.unet.takes_negative
     negative = len(run.text.tokens) > 1 and takes_negative
     with torch.inference_mode():
         steps = stage.sample_steps(
@@ -233,7 +233,7 @@ def _check_negative(guided: list[Stage]) -> None:
     """ValueError where no stage takes a negative prompt, a warning where some do not."""
     if not guided:
         raise ValueError("a negative prompt needs guidance, which is off in every stage that runs")
-    learned = [stage for stage in guided if stage.spec.unet.guided]
+    learned = [stage for stage in guided if not stage.spec.unet.takes_negative]
     if len(learned) == len(guided):
         learned[0].spec.refuse_negative()
     if learned:

@@ -144,8 +144,8 @@ class StageSpec:
             )
 
     def refuse_negative(self) -> None:
-        """ValueError where the network has learned guidance."""
-        if self.unet.guided:
+        """ValueError where the network has learned guidance and is not there without it."""
+        if not self.unet.takes_negative:
             raise ValueError(
                 f"stage {self.name!r} has learned guidance away from the empty caption and "
                 "takes no negative prompt: leave it out, or use what the stage was distilled from"

@@ -85,6 +85,11 @@ class UNetSpec:
         )
 
     @property
+    def takes_negative(self) -> bool:
+        """Whether it can be guided by two calls, away from any prompt: told a weight it cannot."""
+        return self.guided is None or self.side is not None
+
+    @property
     def multiple(self) -> int:
         """Height and width of a video must be multiples of this."""
         return self.patch * 2 ** (len(self.widths) - 1)

@@ -188,8 +188,8 @@ class Stage:
         A run in windows that moves by DDIM, with nothing that looks at a whole clip, is one of
         states a window, in half of the memory.
 
-        `negative` replaces the empty caption that guidance moves away from; ValueError where the
-        network has learned guidance, which takes one call a step and knows the empty one alone.
+        `negative` replaces the empty caption that guidance moves away from, in two calls a step;
+        ValueError where the network is told a weight, as it knows the empty one alone.
         """
         sampler = sampler or self.spec.sampler
         schedule = self.sampling_schedule(sampler, video=bool(cond.is_video.all()))
@@ -232,9 +232,9 @@ class Stage:
         schedule = self.sampling_schedule(sampler, video=bool(cond.is_video.all()))
         weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
         self.spec.refuse_unlearned(weights)
-        if self.spec.unet.guided:
-            if negative is not None:
-                self.spec.refuse_negative()
+        if negative is not None:
+            self.spec.refuse_negative()
+        elif self.spec.unet.guided:
 
             def told(weight: float) -> Denoiser:
                 if self.spec.unet.side is not None and not weight:

@@ -76,6 +76,12 @@ def test_lessons_that_a_teacher_cannot_give(base):
         Lesson().spec(sampled(base, GuidanceSpec()).spec, base.spec.train)
     with pytest.raises(ValueError, match="has learned guidance already"):
         Lesson().spec(learned(base).spec, base.spec.train)
+    with pytest.raises(ValueError, match="has learned guidance already"):
+        Lesson(side=8).spec(learned(base).spec, base.spec.train)
+    beside = Lesson(side=8).spec(base.spec, base.spec.train)
+    assert Lesson(side=8).spec(beside, base.spec.train) == beside
+    with pytest.raises(ValueError, match="give no steps"):
+        Lesson(side=8, steps=4)
     with pytest.raises(ValueError, match="learned guidance weights 0 to 15, got 20"):
         wider = Lesson(steps=4, weights=(0.0, 20.0))
         wider.spec(sampled(learned(base), OSCILLATING).spec, base.spec.train)

@@ -66,8 +66,9 @@ class Lesson:
         """The student's stage; ValueError where this teacher cannot give the lesson."""
         sampler, unet = teacher.sampler, teacher.unet
         if self.steps is None:
-            if unet.guided or not sampler.guidance.on:
-                why = "has learned guidance already" if unet.guided else "is sampled without it"
+            learned = unet.guided and (unet.side is None or self.side is None)
+            if learned or not sampler.guidance.on:
+                why = "has learned guidance already" if learned else "is sampled without it"
                 raise ValueError(f"stage {teacher.name!r} teaches no guidance: it {why}")
             unet = replace(unet, guided=self.weights, side=self.side)
             return replace(teacher, unet=unet, train=train)
