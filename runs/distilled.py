@@ -1,13 +1,14 @@
-"""Students of mini, and the paper's table of guidance and distillation (its Table 1) at our scale.
+"""mini's student, and the paper's table of guidance and distillation (its Table 1) at our scale.
 
-    python runs/distilled.py train                      # every student of both guidances; goes on
+    python runs/distilled.py train                      # the network beside the base; goes on
     python runs/distilled.py measure                    # 256 videos a row, to the end of SSR-1
     python runs/distilled.py report                     # the table of what is measured
 
-Only stages that are guided or sampled in more than 8 steps need students: the base, TSR-1 and
-SSR-1. A student that has learned guidance serves both guidances; what oscillates is absorbed in the
-first round that halves the steps. Rows are compared over the same prompts and seeds: a difference
-is that to the undistilled row of the same guidance, its interval from prompts drawn again.
+Undistilled, the base takes 32 steps of two calls and TSR-1 and SSR-1 take 16, which equal 256 and
+128 (docs/results.md, "In how few steps"). In few steps the two are sampled once, as mini is, and
+the base in 8 calls, with a student: its side network answers for constant and for oscillating
+weights alike. Rows are compared over the same prompts and seeds: a difference is that to the
+undistilled row of the same guidance, its interval from prompts drawn again.
 """
 
 import json
@@ -24,64 +25,51 @@ from tyro.conf import Positional
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade
-from imagen_video.diffusion.objective import Weighting
 from imagen_video.evaluation.asked import EvaluationSpec, tools_of
 from imagen_video.evaluation.evaluate import evaluate
 from imagen_video.evaluation.prompts import prompts_of
 from imagen_video.evaluation.records import Features, Record
 from imagen_video.evaluation.scores import stacked
-from imagen_video.index import INDEX, load_spec
+from imagen_video.index import INDEX
 from imagen_video.info import describe
 from imagen_video.memory import keep_freed_memory
 from imagen_video.metrics.alignment import retrieved, score
 from imagen_video.metrics.frechet import Moments, Target
-from imagen_video.spec import GuidanceSpec, StageSpec
-from imagen_video.stage import Stage
+from imagen_video.sampling import SampleSpec, override
+from imagen_video.spec import GuidanceSpec
+from imagen_video.stage import Stage, build_unet
 from imagen_video.training.distill import DistillSpec, distill
 from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec
 from imagen_video.weights import load_stage, save_stage
 
-STAGES = ("base", "tsr1", "ssr1")
+LONG = {"base": 32, "tsr1": 16, "ssr1": 16}
+"""Steps of what is not distilled."""
 GUIDANCES = ("constant", "oscillating")
-DISTILLED = {"undistilled": (), "SR distilled": STAGES[1:], "all distilled": STAGES}
-WEIGHTS = (0.0, 6.0)
-"""Students are told weights from this range: mini is guided by 3."""
-REFERENCE, GUIDED, STUDENT = "reference.safetensors", "guided", "student"
+ROWS = {"undistilled": (), "SR in few steps": ("tsr1", "ssr1"), "all in few steps": tuple(LONG)}
+"""The stages that are sampled in few steps."""
+REFERENCE, STUDENT = "reference.safetensors", "student"
 
 
 @dataclass
 class Options:
-    """Distil mini, and measure what that costs and saves."""
+    """Distil mini's base, and measure what that costs and saves."""
 
     do: Positional[Literal["train", "measure", "report"]]
     out: Path = Path("out/distilled")
     model: str = "mini"
     guidance: tuple[Literal["constant", "oscillating"], ...] = GUIDANCES
-    stages: tuple[Literal["base", "tsr1", "ssr1"], ...] = STAGES
-    rows: tuple[str, ...] = tuple(DISTILLED)
+    rows: tuple[str, ...] = tuple(ROWS)
     """Measure these; when the first is done, several programs can measure different ones."""
-    rounds: tuple[int, ...] = ()
-    """Steps of the students, default as of distil."""
-    updates: int = 500
-    """Optimizer steps a round."""
-    guidance_updates: int | None = None
-    """Of the round that learns guidance."""
-    direct: bool = False
-    """No such round: guidance is learned in the first halving."""
-    guidance_only: bool = False
-    """No other round: guidance in the steps that mini ships with."""
-    init_from: Path | None = None
-    """Begin with the weights of a student."""
+    updates: int = 2000
+    """Optimizer steps."""
     batch: int = 1
     """Batches so many times those of mini's training."""
     echoes: int = 1
     """Steps that show the same batch, for devices that learn faster than stickers are drawn."""
-    learning_rate: float = 3e-4
-    weighting: Weighting | None = None
-    """Of the loss, unbounded; None: as mini is trained."""
+    learning_rate: float = 3e-3
     minutes: float | None = None
-    """Stop training a stage early."""
+    """Stop training early."""
     count: int = 64
     seeds: int = 4
     until: str = "ssr1"
@@ -97,14 +85,59 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     if options.do == "report":
         print(report(options))
-        return
-    for guidance in options.guidance:
-        if options.do == "train":
-            for stage in options.stages:
-                train(guidance, stage, options)
-        else:
+    elif options.do == "train":
+        train(options)
+    else:
+        for guidance in options.guidance:
             for row in options.rows:
                 measure(guidance, row, options)
+
+
+def teacher(options: Options) -> Path:
+    """mini as it was before it had a student, with the batches of this training: it knows how
+    things look, and videos take the places of packs of stills."""
+    folder = options.out / "teacher"
+    if not (folder / INDEX).exists():
+        mini = Cascade.from_pretrained(options.model, dtype=torch.float32)
+        base = plain(mini.stages[0])
+        packs = min(1, base.spec.train.image_packs)
+        train = replace(
+            base.spec.train,
+            clips=options.batch * (base.spec.train.clips + base.spec.train.image_packs - packs),
+            image_packs=options.batch * packs,
+            echoes=options.echoes,
+        )
+        stage = Stage(replace(base.spec, train=train), base.unet)
+        mini.with_stages(stage).save_pretrained(folder, dtype=torch.bfloat16)
+    return folder
+
+
+def plain(stage: Stage) -> Stage:
+    """A stage without the network beside it."""
+    spec = replace(stage.spec, unet=replace(stage.spec.unet, guided=None, side=None))
+    unet = build_unet(spec).to(stage.device, next(stage.unet.parameters()).dtype)
+    own = stage.unet.state_dict()
+    unet.load_state_dict({name: own[name] for name in unet.state_dict()})
+    return Stage(spec, unet.eval().requires_grad_(False))
+
+
+def train(options: Options) -> None:
+    """Distil the base, or go on."""
+    whole = teacher(options)
+    spec = DistillSpec(
+        guidance_only=True, updates=options.updates, learning_rate=options.learning_rate
+    )
+    job = JobSpec(stage="base", out=options.out / "rounds", device=options.device)
+    run = RunSpec(minutes=options.minutes, workers=options.workers)
+    for done in distill(presets.find(str(whole)), whole / "base", job, spec, run):
+        print(done.name, f"{done.before:.5f} -> {done.after:.5f}", flush=True)
+        found = load_stage(done.folder, dtype=torch.float32)
+        as_trained = presets.shipped(options.model).stage("base").train
+        save_stage(
+            Stage(replace(found.spec, train=as_trained), found.unet),
+            options.out / STUDENT,
+            dtype=torch.bfloat16,
+        )
 
 
 def oscillating(guidance: GuidanceSpec, steps: int) -> GuidanceSpec:
@@ -112,76 +145,12 @@ def oscillating(guidance: GuidanceSpec, steps: int) -> GuidanceSpec:
     return replace(guidance, weight=2 * guidance.weight, low=0.0, constant_steps=steps // 8)
 
 
-def teacher(guidance: str, options: Options) -> Path:
-    """mini as it is, or with guidance that oscillates, and the batches of this training."""
-    folder = options.out / "teachers" / guidance
-    if not (folder / INDEX).exists():
-        mini = Cascade.from_pretrained(options.model, dtype=torch.float32)
-        stages = [Stage(_taught(own.spec, guidance, options), own.unet) for own in mini.stages]
-        mini.with_stages(*stages).save_pretrained(folder, dtype=torch.bfloat16)
-    return folder
-
-
-def _taught(spec: StageSpec, guidance: str, options: Options) -> StageSpec:
-    # As it was trained to be sampled, unless it is to be learned in the steps that mini ships with.
-    sampler = spec.sampler
-    if not options.guidance_only:
-        sampler = presets.find(options.model).stage(spec.name).sampler
-    train, packs = spec.train, min(1, spec.train.image_packs)
-    clips = train.clips + train.image_packs - packs  # the teacher knows how things look
-    train = replace(
-        train,
-        clips=options.batch * clips,
-        image_packs=options.batch * packs,
-        echoes=options.echoes,
-    )
+def sampled(stage: Stage, guidance: str, steps: int) -> Stage:
+    """The stage in so many steps, under this kind of guidance."""
+    sampler = override(stage.spec.sampler, SampleSpec(steps=steps))
     if guidance == "oscillating" and sampler.guidance.on:
-        changed = oscillating(sampler.guidance, sampler.num_steps)
-        sampler = replace(sampler, guidance=changed)
-    return replace(spec, train=train, sampler=sampler)
-
-
-def student(guidance: str, stage: str, options: Options) -> Path:
-    """Where the rounds of a stage are, and the last of them as `STUDENT`."""
-    return options.out / "students" / guidance / stage
-
-
-def train(guidance: str, stage: str, options: Options) -> bool:
-    """Distil a stage, or go on; False where the time was not enough."""
-    whole, out = teacher(guidance, options), student(guidance, stage, options)
-    first = whole / stage
-    wanted = _taught(presets.shipped(options.model).stage(stage), guidance, options)
-    if load_spec(first).train != wanted.train:
-        raise ValueError(f"{first} teaches with another --batch or --echoes: give another --out")
-    # Who has learned guidance has not yet learned how it varies; direct rounds learn both at once.
-    if guidance == "oscillating" and not options.direct:
-        if not train("constant", stage, options):
-            return False
-        first = out / GUIDED
-        if not first.exists():
-            learned = student("constant", stage, options) / "1-guidance"
-            spec = replace(load_spec(learned), sampler=load_spec(whole / stage).sampler)
-            guided = load_stage(learned, dtype=torch.float32)
-            save_stage(Stage(spec, guided.unet), first, dtype=torch.bfloat16)
-    spec = DistillSpec(
-        weights=WEIGHTS,
-        rounds=options.rounds,
-        updates=options.updates,
-        guidance_updates=options.guidance_updates,
-        direct=options.direct,
-        guidance_only=options.guidance_only,
-        learning_rate=options.learning_rate,
-        weighting=options.weighting,
-    )
-    job = JobSpec(stage=stage, out=out, device=options.device, init_from=options.init_from)
-    run = RunSpec(minutes=options.minutes, workers=options.workers)
-    last = None
-    for last in distill(presets.find(str(whole)), first, job, spec, run):
-        print(guidance, stage, last.name, f"{last.before:.5f} -> {last.after:.5f}", flush=True)
-    if last is None or not last.last:
-        return False
-    save_stage(load_stage(last.folder, dtype=torch.float32), out / STUDENT, dtype=torch.bfloat16)
-    return True
+        sampler = replace(sampler, guidance=oscillating(sampler.guidance, steps))
+    return Stage(replace(stage.spec, sampler=sampler), stage.unet)
 
 
 def row_folder(guidance: str, row: str, options: Options) -> Path:
@@ -190,16 +159,18 @@ def row_folder(guidance: str, row: str, options: Options) -> Path:
 
 
 def cascade_of(guidance: str, row: str, options: Options) -> Path:
-    """The folder of a row's cascade, made of the teacher's and the students that there are."""
-    whole = Cascade.from_pretrained(teacher(guidance, options), dtype=torch.float32)
-    students = []
-    for name in DISTILLED[row]:
-        found = student(guidance, name, options) / STUDENT
-        if not found.exists():
-            raise ValueError(f"no student of {name} with {guidance} guidance at {found}: train it")
-        students.append(load_stage(found, dtype=torch.float32))
+    """The folder of a row's cascade; of a student if one is trained here, else of mini's own."""
+    mini = Cascade.from_pretrained(options.model, dtype=torch.float32)
+    stages = []
+    for own in mini.stages:
+        steps = own.spec.sampler.num_steps
+        if own.spec.name in LONG and own.spec.name not in ROWS[row]:
+            own, steps = plain(own), LONG[own.spec.name]
+        elif own.spec.name == "base" and (options.out / STUDENT).exists():
+            own = load_stage(options.out / STUDENT, dtype=torch.float32)
+        stages.append(sampled(own, guidance, steps))
     folder = options.out / "cascades" / f"{guidance}-{row}".replace(" ", "-")
-    whole.with_stages(*students).save_pretrained(folder, dtype=torch.bfloat16)
+    mini.with_stages(*stages).save_pretrained(folder, dtype=torch.bfloat16)
     return folder
 
 
@@ -280,7 +251,7 @@ def report(options: Options) -> str:
     table, lines = Table(options), []
     for guidance in options.guidance:
         teacher = None
-        for name in DISTILLED:
+        for name in ROWS:
             row = table.row(row_folder(guidance, name, options))
             if row is not None:
                 lines.append(table.paired.line(f"{guidance}, {name}", row, teacher))
