@@ -19,22 +19,17 @@ from typing import Literal
 
 import torch
 import tyro
-from paired import Paired, Row
+from paired import Paired, Row, as_markdown, captions_of, records_in
 from torch import Tensor
 from tyro.conf import Positional
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade
-from imagen_video.evaluation.asked import EvaluationSpec, tools_of
+from imagen_video.evaluation.asked import EvaluationSpec
 from imagen_video.evaluation.evaluate import evaluate
-from imagen_video.evaluation.prompts import prompts_of
-from imagen_video.evaluation.records import Features, Record
-from imagen_video.evaluation.scores import stacked
 from imagen_video.index import INDEX
 from imagen_video.info import describe
 from imagen_video.memory import keep_freed_memory
-from imagen_video.metrics.alignment import retrieved, score
-from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage, build_unet
@@ -197,53 +192,33 @@ class Table:
     options: Options
 
     @cached_property
-    def texts(self) -> list[str]:
-        return [prompt.text for prompt in prompts_of("stickers", self.options.count)]
-
-    @cached_property
     def captions(self) -> Tensor:
-        aligner = tools_of(asked(self.options), prompts_of("stickers", self.options.count)).aligner
-        assert aligner is not None, "the prompts are of the sticker world"
-        return aligner.prompts(self.texts)
+        return captions_of(self.options.count)
 
     @cached_property
     def paired(self) -> Paired:
         """How rows are compared: by the reference's frames and clips."""
         first = row_folder("constant", "undistilled", self.options)
         format = presets.find(self.options.model).stage(self.options.until).output
-        place = first / "records" / "reference" / str(format)
-        paths = sorted(place.glob("*.safetensors"))
-        features = Features.of([Record.load(path) for path in paths])
-        frames, clips = features.frames.flatten(0, 1), features.clips
-        targets = Target(Moments.of(frames)), Target(Moments.of(clips))
-        return Paired(*targets, self.options.count, self.options.seeds)
+        truth = first / "records" / "reference" / str(format)
+        return Paired.to(truth, self.options.count, self.options.seeds)
 
     def row(self, folder: Path, kind: str = "cascade") -> Row | None:
         """Of the samples of an evaluation, or of its true clips; None until it is finished."""
         place = folder / "records" / kind
-        paths = sorted((place / self.options.until).glob("*.safetensors"))
-        if len(paths) < self.options.count * self.options.seeds:
+        records = records_in(place / self.options.until)
+        if len(records) < self.options.count * self.options.seeds:
             return None
-        records, flops, seconds = [Record.load(path) for path in paths], 0.0, 0.0
-        own = [i % len(self.texts) for i in range(len(records))]
-        if kind == "cascade":
-            settings = json.loads((folder / "settings.json").read_text())
-            stages = [place / name for name in settings["stages"]]
-            every = [Record.load(path) for at in stages for path in at.glob("*.safetensors")]
-            seconds = sum(r.facts["seconds"] for r in every) / len(records)
-            name = folder.name.removeprefix(f"{self.options.until}-")
-            whole = presets.find(str(self.options.out / "cascades" / name))
-            flops = float(sum(r.flops for r in describe(whole) if r.stage in settings["stages"]))
-        fits = [score(r.aligned, self.captions[i]) for r, i in zip(records, own, strict=True)]
-        hits = [retrieved(r.aligned, self.captions, i) for r, i in zip(records, own, strict=True)]
-        return Row(
-            torch.tensor(fits, dtype=torch.float64),
-            100 * torch.tensor(hits, dtype=torch.float64),
-            stacked(records),
-            Features.of(records).clips,
-            seconds,
-            flops,
-        )
+        row = Row.of(records, self.captions)
+        if kind != "cascade":
+            return row
+        stages = json.loads((folder / "settings.json").read_text())["stages"]
+        every = [record for name in stages for record in records_in(place / name)]
+        seconds = sum(record.facts["seconds"] for record in every) / len(records)
+        name = folder.name.removeprefix(f"{self.options.until}-")
+        whole = presets.find(str(self.options.out / "cascades" / name))
+        flops = float(sum(own.flops for own in describe(whole) if own.stage in stages))
+        return replace(row, seconds=seconds, flops=flops)
 
 
 def report(options: Options) -> str:
@@ -260,8 +235,7 @@ def report(options: Options) -> str:
     truth = table.row(row_folder("constant", "undistilled", options), "truth")
     if truth is not None:
         lines.append(table.paired.line("ground truth", truth, None))
-    head = ["", "fit (proxy)", "R-precision, %", "FID (proxy)", "FVD (proxy)", "s", "TFLOP"]
-    text = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+    text = as_markdown(lines)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "table.md").write_text(text + "\n")
     return text
