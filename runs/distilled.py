@@ -27,15 +27,16 @@ from imagen_video import presets
 from imagen_video.cascade import Cascade
 from imagen_video.evaluation.asked import EvaluationSpec
 from imagen_video.evaluation.evaluate import evaluate
-from imagen_video.index import INDEX
+from imagen_video.index import INDEX, load_spec
 from imagen_video.info import describe
 from imagen_video.memory import keep_freed_memory
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec
-from imagen_video.stage import Stage, build_unet
+from imagen_video.stage import Stage
 from imagen_video.training.distill import DistillSpec, distill
 from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec
+from imagen_video.training.student import without_side
 from imagen_video.weights import load_stage, save_stage
 
 LONG = {"base": 32, "tsr1": 16, "ssr1": 16}
@@ -92,28 +93,22 @@ def teacher(options: Options) -> Path:
     """mini as it was before it had a student, with the batches of this training: it knows how
     things look, and videos take the places of packs of stills."""
     folder = options.out / "teacher"
+    own = presets.shipped(options.model).stage("base").train
+    packs = min(1, own.image_packs)
+    batches = replace(
+        own,
+        clips=options.batch * (own.clips + own.image_packs - packs),
+        image_packs=options.batch * packs,
+        echoes=options.echoes,
+    )
     if not (folder / INDEX).exists():
         mini = Cascade.from_pretrained(options.model, dtype=torch.float32)
-        base = plain(mini.stages[0])
-        packs = min(1, base.spec.train.image_packs)
-        train = replace(
-            base.spec.train,
-            clips=options.batch * (base.spec.train.clips + base.spec.train.image_packs - packs),
-            image_packs=options.batch * packs,
-            echoes=options.echoes,
-        )
-        stage = Stage(replace(base.spec, train=train), base.unet)
+        base = without_side(mini.stages[0])
+        stage = Stage(replace(base.spec, train=batches), base.unet)
         mini.with_stages(stage).save_pretrained(folder, dtype=torch.bfloat16)
+    elif load_spec(folder / "base").train != batches:
+        raise ValueError(f"{folder} teaches with another --batch or --echoes: give another --out")
     return folder
-
-
-def plain(stage: Stage) -> Stage:
-    """A stage without the network beside it."""
-    spec = replace(stage.spec, unet=replace(stage.spec.unet, guided=None, side=None))
-    unet = build_unet(spec).to(stage.device, next(stage.unet.parameters()).dtype)
-    own = stage.unet.state_dict()
-    unet.load_state_dict({name: own[name] for name in unet.state_dict()})
-    return Stage(spec, unet.eval().requires_grad_(False))
 
 
 def train(options: Options) -> None:
@@ -160,9 +155,12 @@ def cascade_of(guidance: str, row: str, options: Options) -> Path:
     for own in mini.stages:
         steps = own.spec.sampler.num_steps
         if own.spec.name in LONG and own.spec.name not in ROWS[row]:
-            own, steps = plain(own), LONG[own.spec.name]
-        elif own.spec.name == "base" and (options.out / STUDENT).exists():
-            own = load_stage(options.out / STUDENT, dtype=torch.float32)
+            own, steps = without_side(own), LONG[own.spec.name]
+        elif own.spec.name == "base":
+            if (options.out / STUDENT).exists():
+                own = load_stage(options.out / STUDENT, dtype=torch.float32)
+            if own.spec.unet.side is None:
+                raise ValueError(f"no student at {options.out / STUDENT}: train it")
         stages.append(sampled(own, guidance, steps))
     folder = options.out / "cascades" / f"{guidance}-{row}".replace(" ", "-")
     mini.with_stages(*stages).save_pretrained(folder, dtype=torch.bfloat16)

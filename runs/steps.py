@@ -4,7 +4,7 @@
         --count 64 --out out/sweep
     imagen-video sweep mini --stage base --steps 1 2 --moves ddim ancestral dpmpp_2m \
         --count 64 --out out/sweep-few
-    imagen-video sweep out/distilled/cascades/constant-all-distilled --stage base \
+    imagen-video sweep out/distilled/cascades/constant-all-in-few-steps --stage base \
         --steps 1 2 4 8 16 --count 64 --out out/sweep-student
     python runs/steps.py docs/steps.png out/sweep out/sweep-few student=out/sweep-student
 

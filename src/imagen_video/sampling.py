@@ -222,6 +222,8 @@ def check_wishes(stages: list[Stage], wanted: SampleSpec, low_frames: int | None
             raise ValueError(f"num_frames must {span}, got {wanted.num_frames}")
     guided = [stage for stage in stages if override(stage.spec.sampler, wanted).guidance.on]
     for stage in guided:
+        if wanted.negative_prompt and stage.spec.unet.takes_negative:
+            continue  # guided by two calls
         sampler = override(stage.spec.sampler, wanted)
         schedule = stage.sampling_schedule(sampler)
         stage.spec.refuse_unlearned(guidance_weights(sampler.guidance, sampler.num_steps, schedule))

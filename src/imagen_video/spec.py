@@ -144,7 +144,7 @@ class StageSpec:
             )
 
     def refuse_negative(self) -> None:
-        """ValueError where the network has learned guidance and is not there without it."""
+        """ValueError where the network cannot be called without guidance."""
         if not self.unet.takes_negative:
             raise ValueError(
                 f"stage {self.name!r} has learned guidance away from the empty caption and "
@@ -156,7 +156,7 @@ class StageSpec:
         if self.unet.guided is None:
             return
         least, most = self.unet.guided
-        for weight in weights:
+        for weight in (w for w in weights if w or self.unet.side is None):
             if not least - ROUNDING <= weight <= most + ROUNDING:
                 raise ValueError(
                     f"stage {self.name!r} has learned guidance weights {least:g} to {most:g}, "

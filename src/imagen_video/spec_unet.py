@@ -77,8 +77,12 @@ class UNetSpec:
             f"embed_dim {self.embed_dim} must be even and a multiple of its {heads} heads of "
             f"head_dim {self.head_dim}",
         )
-        for width in self.widths + (() if self.side is None else (self.side,)):
-            require(width > 0 and width % 8 == 0, f"widths must be multiples of 8, got {width}")
+        for width in self.widths:
+            require(width % 8 == 0, f"widths must be multiples of 8, got {width}")
+        require(
+            self.side is None or (self.side > 0 and self.side % 8 == 0),
+            f"side must be a multiple of 8 above 0, got {self.side}",
+        )
         require(
             self.side is None or self.guided is not None,
             "a side network is multiplied by a weight of guidance: say in guided which are learned",
@@ -86,7 +90,7 @@ class UNetSpec:
 
     @property
     def takes_negative(self) -> bool:
-        """Whether it can be guided by two calls, away from any prompt: told a weight it cannot."""
+        """Whether it can be called without guidance, and so be guided by two calls."""
         return self.guided is None or self.side is not None
 
     @property

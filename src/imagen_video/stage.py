@@ -189,7 +189,7 @@ class Stage:
         states a window, in half of the memory.
 
         `negative` replaces the empty caption that guidance moves away from, in two calls a step;
-        ValueError where the network is told a weight, as it knows the empty one alone.
+        ValueError where the network cannot be called without guidance.
         """
         sampler = sampler or self.spec.sampler
         schedule = self.sampling_schedule(sampler, video=bool(cond.is_video.all()))
@@ -231,15 +231,14 @@ class Stage:
         window, rule = sampler.window, make_rule(sampler)
         schedule = self.sampling_schedule(sampler, video=bool(cond.is_video.all()))
         weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
-        self.spec.refuse_unlearned(weights)
         if negative is not None:
             self.spec.refuse_negative()
         elif self.spec.unet.guided:
+            self.spec.refuse_unlearned(weights)
 
             def told(weight: float) -> Denoiser:
-                if self.spec.unet.side is not None and not weight:
-                    return self.denoiser(cond, window=window, inner=inner)
-                each = torch.full((len(cond.text),), weight, device=self.device)
+                alone = self.spec.unet.side is not None and not weight
+                each = None if alone else torch.full((len(cond.text),), weight, device=self.device)
                 denoise = self.denoiser(replace(cond, guidance=each), window=window, inner=inner)
                 return thresholded(denoise, rule) if weight else denoise
 

@@ -16,9 +16,9 @@ from imagen_video.diffusion.sampler import Noise
 from imagen_video.info import describe
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec
-from imagen_video.stage import Stage
+from imagen_video.stage import Stage, build_unet
 from imagen_video.training.distill import DistillSpec
-from imagen_video.training.student import Lesson
+from imagen_video.training.student import Lesson, plain_spec
 from imagen_video.weights import load_stage
 
 
@@ -60,6 +60,23 @@ def test_a_negative_prompt_is_read_where_it_can_be(taught):
     assert not torch.equal(plain["tsr1"], told["tsr1"])
 
 
+def test_a_negative_prompt_is_read_where_guidance_stands_beside(tiny):
+    stage = tiny.stages[0]
+    beside = replace(stage.spec.unet, guided=(0.0, 3.0), side=8)
+    sampler = replace(stage.spec.sampler, guidance=GuidanceSpec(weight=2.0))
+    unet = build_unet(replace(stage.spec, unet=beside)).requires_grad_(False)
+    unet.load_state_dict(stage.unet.state_dict(), strict=False)
+    own = Stage(replace(stage.spec, unet=beside, sampler=sampler), unet)
+    plain = Stage(replace(stage.spec, sampler=sampler), stage.unet)
+    made = [
+        tiny.with_stages(which)("a cat", negative_prompt="a dog", until="base", guidance=9.0).frames
+        for which in (own, plain)
+    ]
+    assert torch.equal(*made), "by two calls, of any weight"
+    with pytest.raises(ValueError, match="learned guidance weights 0 to 3, got 9"):
+        tiny.with_stages(own)("a cat", until="base", guidance=9.0)
+
+
 def test_weights_that_were_not_learned_are_refused_before_work_is_done(taught):
     with pytest.raises(ValueError, match="'base' has learned guidance weights 0 to 15, got 16"):
         next(taught.stream(["a cat"], SampleSpec(guidance=16.0)))
@@ -79,7 +96,14 @@ def test_lessons_that_a_teacher_cannot_give(base):
     with pytest.raises(ValueError, match="has learned guidance already"):
         Lesson(side=8).spec(learned(base).spec, base.spec.train)
     beside = Lesson(side=8).spec(base.spec, base.spec.train)
-    assert Lesson(side=8).spec(beside, base.spec.train) == beside
+    assert plain_spec(beside) == base.spec
+    nowhere = sampled(base, GuidanceSpec(weight=3.0, interval=(-21.0, -20.5)))
+    with pytest.raises(ValueError, match=r"none of its .* steps lies within"):
+        Lesson(side=8).spec(nowhere.spec, base.spec.train)
+    with pytest.raises(ValueError, match="guidance 3: let --weights end there or above, got 2"):
+        DistillSpec(guidance_only=True, weights=(0.0, 2.0)).lessons(base.spec)
+    with pytest.raises(ValueError, match="--side is of the network that --guidance-only trains"):
+        DistillSpec(side=8).lessons(base.spec)
     with pytest.raises(ValueError, match="give no steps"):
         Lesson(side=8, steps=4)
     with pytest.raises(ValueError, match="learned guidance weights 0 to 15, got 20"):
@@ -210,6 +234,24 @@ def test_a_network_beside_the_teacher_is_trained_goes_on_and_is_exported(tiny, t
     assert done.returncode == 0, done.stderr[-2000:]
     exported = load_file(tmp_path / "exported" / "model.safetensors")
     assert all(torch.equal(exported[name], weight) for name, weight in own.items())
+
+    # A stage with such a network teaches without it, and what was learned can be built on.
+    longer = ["distill", "--teacher", whole / "cascade", *words[3:], "--out", tmp_path / "on"]
+    assert imagen_video(*longer).returncode == 0
+    onwards = load_file(tmp_path / "on" / "1-guidance" / "model.safetensors")
+    assert all(torch.equal(onwards[name], own[name]) for name in own if name[:5] != "side.")
+    assert any(not torch.equal(onwards[name], own[name]) for name in own if name[:5] == "side.")
+    fewer = [*longer[:5], *"--rounds 2 --direct --updates 1 --workers 0 --threads 1".split()]
+    assert imagen_video(*fewer, "--out", tmp_path / "fewer").returncode == 0
+    assert load_stage(tmp_path / "fewer" / "1-2-steps").spec.unet.side is None
+    training = ["train", "--preset", whole / "cascade", "--stage", "base", "--steps", 1]
+    for more in ([], ["--lora", 2, "--init-from", whole / "cascade" / "base"]):
+        refused = imagen_video(*training, *more, "--out", tmp_path / "train", "--workers", 0)
+        assert refused.returncode == 2 and "has a side network" in refused.stderr
+    # It stays with the weights that it was trained beside.
+    teacher.save_pretrained(tmp_path / "teacher", dtype=torch.bfloat16)
+    refused = imagen_video(*words, "--out", whole)
+    assert refused.returncode == 2 and "holds another round" in refused.stderr
 
 
 def test_a_student_that_is_its_teacher_makes_the_same_of_a_seed(base):

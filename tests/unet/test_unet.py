@@ -273,6 +273,9 @@ def test_a_weight_multiplies_what_a_side_network_answers(stage):
 
 
 def test_a_side_network_is_of_guidance():
-    for side, told in ((8, "multiplied by a weight of guidance"), (12, "multiples of 8, got 12")):
+    for side, told in (
+        (8, "multiplied by a weight of guidance"),
+        (12, "a multiple of 8 above 0, got 12"),
+    ):
         with pytest.raises(ValueError, match=told):
             replace(TINY[0].unet, side=side)

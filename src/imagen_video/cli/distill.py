@@ -29,10 +29,11 @@ class Distill:
     guidance_only: bool = False
     """A small network beside the teacher, which stays as it is, learns guidance, for the teacher's
     own steps: where it takes few already."""
-    side: int = 32
-    """Channels of that network."""
+    side: int | None = None
+    """Channels of the network of --guidance-only, a multiple of 8 (default: 32)."""
     init_from: Path | None = None
-    """A folder of a stage whose weights the first student begins with (default: the teacher's)."""
+    """A folder of a stage whose weights the first student begins with (default: the teacher's); of
+    --guidance-only, one whose side network is trained on."""
     previous: Path | None = None
     """A folder of the stage before: low-resolution videos as that makes them, not true ones."""
     weights: tuple[float, float] = (0.0, 15.0)

@@ -21,10 +21,11 @@ from imagen_video.spec import CascadeSpec, StageSpec, TrainSpec
 from imagen_video.spec_json import to_json
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.job import JobSpec, encoder_of, source_of, train_stage
+from imagen_video.training.lora import digest
 from imagen_video.training.resume import refuse_other
 from imagen_video.training.run import RunSpec
 from imagen_video.training.sheets import COLUMNS, sample, what_to_show
-from imagen_video.training.student import Lesson
+from imagen_video.training.student import Lesson, plain_spec, without_side
 from imagen_video.training.watch import read_log
 from imagen_video.video import to_float, to_uint8
 from imagen_video.weights import load_stage, working_dtype
@@ -32,6 +33,8 @@ from imagen_video.weights import load_stage, working_dtype
 ROUND, COMPARED = "round.json", "compared.png"
 # A teacher's run in a comparison takes at most so many.
 MOST_STEPS = 64
+# Channels of a side network.
+SIDE = 32
 # Student steps of each round: the teacher of the first takes twice as many.
 BASE_ROUNDS, UPSAMPLING_ROUNDS = (32, 16, 8), (16, 8)
 
@@ -41,8 +44,9 @@ class DistillSpec:
     """Guidance first where the teacher is guided, then a round for each of `rounds` (the student's
     steps, halving), then, if `stochastic`, one of overlapping steps for the stochastic sampler. If
     `direct`, guidance is learned in the first halving, from a teacher of two calls a step; if
-    `guidance_only` that is all, and a network of `side` channels beside the teacher learns it, at
-    the levels of the teacher's steps, which are few already.
+    `guidance_only` that is all, and a network of `side` channels (SIDE unless given) beside the
+    teacher learns it, at the levels of the teacher's steps, which are few already. A teacher that
+    has such a network teaches without it.
 
     `updates` are optimizer steps a round (`guidance_updates` of the first: there is most to learn
     in it); the learning rate falls linearly to 0 in each, from that of the teacher's training
@@ -54,7 +58,7 @@ class DistillSpec:
     stochastic: bool = False
     direct: bool = False
     guidance_only: bool = False
-    side: int = 32
+    side: int | None = None
     weights: tuple[float, float] = (0.0, 15.0)
     updates: int = 1000
     guidance_updates: int | None = None
@@ -65,6 +69,8 @@ class DistillSpec:
         """The rounds by name. ValueError where one does not halve the one before."""
         if self.guidance_only:
             return [("guidance", self._guidance_alone(teacher))]
+        if self.side is not None:
+            raise ValueError("--side is of the network that --guidance-only trains: give that too")
         rounds = self.rounds or (BASE_ROUNDS if teacher.kind == "base" else UPSAMPLING_ROUNDS)
         for before, steps in pairwise(rounds):
             if 2 * steps != before:
@@ -85,9 +91,13 @@ class DistillSpec:
             raise ValueError(
                 "--guidance-only has no rounds: give no --rounds, --direct, --stochastic"
             )
-        if teacher.sampler.guidance.on:
-            self._refuse_other_weights(teacher)
-        return Lesson(weights=self.weights, side=self.side)
+        asked = teacher.sampler.guidance.weight
+        if asked > self.weights[1]:
+            raise ValueError(
+                f"stage {teacher.name!r} is sampled with guidance {asked:g}: let --weights end "
+                f"there or above, got {self.weights[1]:g}"
+            )
+        return Lesson(weights=self.weights, side=SIDE if self.side is None else self.side)
 
     def _refuse_other_weights(self, teacher: StageSpec) -> None:
         """ValueError where sampling asks for a weight that is not learned, before it is trained."""
@@ -140,7 +150,7 @@ def distill(
     Called again it goes on where it stopped. It ends early where `run.minutes` stop a round.
     ValueError where a folder holds another round than the one that is asked for.
     """
-    first, end = load_spec(teacher), math.inf
+    first, end = plain_spec(load_spec(teacher)), math.inf
     if run.minutes is not None:
         end = time.monotonic() + 60 * run.minutes
     lessons, begin = spec.lessons(first), job.init_from or teacher
@@ -148,7 +158,8 @@ def distill(
     for number, (name, lesson) in enumerate(lessons, start=1):
         folder = job.out / f"{number}-{name}"
         _claim(folder, lesson, teacher, job.previous)
-        student = lesson.spec(load_spec(teacher), spec.train(first.train, lesson))
+        taught = plain_spec(load_spec(teacher))
+        student = lesson.spec(taught, spec.train(first.train, lesson))
         if spec.weighting is not None:
             student = replace(student, weighting=spec.weighting, max_weight=None)
         updates = student.train.steps
@@ -174,6 +185,8 @@ def distill(
 def _claim(folder: Path, lesson: Lesson, teacher: Path, previous: Path | None) -> None:
     """Say in the folder which round it is for."""
     facts = {"lesson": asdict(lesson), "teacher": str(teacher.resolve())}
+    if lesson.side is not None:  # it is in no checkpoint, and read again when a run goes on
+        facts["weights"] = digest(teacher)
     if previous is not None:
         facts["previous"] = str(previous.resolve())
     text = json.dumps(facts, indent=1) + "\n"
@@ -222,6 +235,7 @@ def compare(
     steps that it taught in (of a long run MOST_STEPS)."""
     device = torch.device(job.device)
     stages = [load_stage(folder, dtype=working_dtype(device)) for folder in (teacher, student)]
+    stages[0] = without_side(stages[0])
     spec, encoder = stages[1].spec, encoder_of(cascade.text, run, device)
     stickers = job.data == ("stickers",)
     shown = what_to_show(spec, source_of(job, run, "test"), stickers=stickers)

@@ -7,7 +7,7 @@ tensor is counted that would have lived, in its own type and for as long as it w
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from imagen_video.diffusion.objective import Draws
 from imagen_video.info import call_on_meta
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage, build_unet
-from imagen_video.training.engine import recompute_blocks
+from imagen_video.training.engine import recompute_blocks, side_alone
 from imagen_video.training.lora import Lora
 from imagen_video.training.run import trained_format
 from imagen_video.unet.inputs import Conditioning
@@ -31,10 +31,18 @@ FLOAT = 4
 
 
 def training_flops(
-    spec: StageSpec, tokens: int, *, recompute: bool = False, lora: Lora | None = None
+    spec: StageSpec,
+    tokens: int,
+    *,
+    recompute: bool = False,
+    lora: Lora | None = None,
+    beside: bool = False,
 ) -> int:
-    """FLOPs of the forward and the backward pass of one row of a batch."""
+    """FLOPs of the forward and the backward pass of one row of a batch; of a side network alone
+    if `beside`, with what it stands beside called twice."""
     unet, shown = build_unet(spec, device="meta"), trained_format(spec)
+    if beside:
+        side_alone(unet)
     if lora is not None:
         lora.adapt(unet)
     if recompute:
@@ -43,6 +51,8 @@ def training_flops(
     given = call_on_meta(spec, shown.frames, shown.size, tokens=tokens, captions=shown.frames)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         unet(*given).sum().backward()
+        if beside:
+            unet(*given[:2], replace(given[2], guidance=None))
     return counter.get_total_flops()
 
 

@@ -109,13 +109,15 @@ def side_alone(unet: VideoUNet) -> None:
     unet.side.requires_grad_(True)
 
 
-def initialise_from(stage: Stage, folder: Path) -> Sequence[str]:
-    """Copy every weight of a saved stage whose name and shape match; returns the names."""
+def initialise_from(stage: Stage, folder: Path, *, only: str = "") -> Sequence[str]:
+    """Copy every weight of a saved stage whose name and shape match, or those whose name begins
+    with `only`; returns the names."""
     source = load_weights(folder)
     own = stage.unet.state_dict()
     matching = [k for k, v in source.items() if k in own and own[k].shape == v.shape]
+    matching = [name for name in matching if name.startswith(only)]
     if not matching:
-        raise ValueError(f"no weight of {folder} fits stage {stage.spec.name!r}")
+        raise ValueError(f"no weight {only}* of {folder} fits stage {stage.spec.name!r}")
     stage.unet.load_state_dict(own | {name: source[name].to(own[name]) for name in matching})
     return matching
 

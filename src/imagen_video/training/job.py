@@ -29,7 +29,7 @@ from imagen_video.training.engine import initialise_from
 from imagen_video.training.lora import Lora
 from imagen_video.training.run import RunSpec, with_steps
 from imagen_video.training.sheets import SheetDrawer, what_to_show
-from imagen_video.training.student import Lesson, Student
+from imagen_video.training.student import Lesson, Student, without_side
 from imagen_video.training.trainer import Trainer
 from imagen_video.weights import load_stage, working_dtype
 
@@ -93,6 +93,11 @@ def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
 
 def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> int:
     spec, lora = with_steps(cascade.stage(job.stage), job.steps), job.adapters
+    if spec.unet.side is not None and job.lesson is None:
+        raise ValueError(
+            f"stage {spec.name!r} has a side network, which is of weights that stay: train it with "
+            "guided and side null, then teach guidance (distill --guidance-only)"
+        )
     encoder = encoder_of(cascade.text, run, ranks.device)
     data = _data(spec, job, run, ranks, encoder)
     fresh = latest(job.out) is None
@@ -106,9 +111,9 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
             load_stage(folder, device=ranks.device, dtype=working_dtype(ranks.device))
             if folder
             else None
-            for folder in (job.teacher, job.previous)
+            for folder in (None if job.beside else job.teacher, job.previous)
         )
-        assert teacher is not None, "a lesson has a teacher"
+        teacher = teacher and without_side(teacher)
         stage = Student(spec, stage.unet, teacher, job.lesson, previous)
     trainer = Trainer(stage, data, job.out, run, ranks=ranks, lora=lora)
     if job.lesson is not None and fresh:
@@ -164,17 +169,19 @@ def _data(spec: StageSpec, job: JobSpec, run: RunSpec, ranks: Ranks, encoder: Te
 
 
 def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bool) -> Stage:
-    """The stage as it starts; its weights matter in a fresh run, and always below adapters."""
+    """The stage as it starts; its weights matter in a fresh run, and always where they stay."""
     torch.manual_seed(run.seed)
     if job.adapters is not None:
         return job.adapters.load_base(spec)
-    stage, copied = Stage(spec), ()
-    if fresh and job.init_from is not None:
-        copied = initialise_from(stage, job.init_from)
+    stage = Stage(spec)
+    copied: list[str] = []
+    if job.beside is not None:  # what is frozen is in no checkpoint
+        copied += initialise_from(stage, job.beside)
+    if fresh and job.init_from is not None and job.init_from != job.beside:
+        copied += initialise_from(stage, job.init_from, only="side." if job.beside else "")
+    if fresh and copied:
         count = len(stage.unet.state_dict())
         print(f"{len(copied)} of {count} weights are those of {job.init_from}", file=sys.stderr)
-    if job.beside is not None:  # what is frozen is in no checkpoint
-        copied = initialise_from(stage, job.beside)
     if not fresh and job.init_from is not None and job.lesson is None:
         print(f"{job.out} goes on; --init-from is of its first step", file=sys.stderr)
     if fresh and "text_in.weight" not in copied:

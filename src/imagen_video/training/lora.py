@@ -41,12 +41,12 @@ class Lora:
     @classmethod
     def over(cls, base: Path, rank: int) -> "Lora":
         """New adapters over the weights that lie in a stage's folder now."""
-        return cls(rank, base, _digest(base))
+        return cls(rank, base, digest(base))
 
     def load_base(self, spec: StageSpec) -> Stage:
         """The stage below the adapters, in float32; ValueError if its network or its weights are
         not those they are for."""
-        if _digest(self.base) != self.sha256:
+        if digest(self.base) != self.sha256:
             raise ValueError(
                 f"{self.base / MODEL} has changed since adapters were trained over it: bring back "
                 f"the one with SHA-256 {self.sha256}"
@@ -96,9 +96,10 @@ class Lora:
         return {"rank": self.rank, "base": str(self.base.resolve()), "sha256": self.sha256}
 
 
-def _digest(base: Path) -> str:
+def digest(base: Path) -> str:
+    """The SHA-256 of a stage's weights; ValueError where there are none."""
     if not (base / MODEL).is_file():
-        raise ValueError(f"no {MODEL} in {base}: adapters need a trained stage below them")
+        raise ValueError(f"no {MODEL} in {base}: give the folder of a trained stage")
     with open(base / MODEL, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

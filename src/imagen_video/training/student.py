@@ -18,11 +18,11 @@ from imagen_video.diffusion.objective import (
     step_of,
     two_teacher_steps,
 )
-from imagen_video.diffusion.schedule import alpha_sigma, expand
+from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
 from imagen_video.lowres import Low, low_from_truth
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, StageSpec, TrainSpec
-from imagen_video.stage import Stage, make_rule
+from imagen_video.stage import Stage, build_unet, make_rule
 from imagen_video.training.engine import side_alone
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
@@ -66,10 +66,14 @@ class Lesson:
         """The student's stage; ValueError where this teacher cannot give the lesson."""
         sampler, unet = teacher.sampler, teacher.unet
         if self.steps is None:
-            learned = unet.guided and (unet.side is None or self.side is None)
-            if learned or not sampler.guidance.on:
-                why = "has learned guidance already" if learned else "is sampled without it"
+            if unet.guided or not sampler.guidance.on:
+                why = "has learned guidance already" if unet.guided else "is sampled without it"
                 raise ValueError(f"stage {teacher.name!r} teaches no guidance: it {why}")
+            if self.side is not None and not guided_times(teacher):
+                raise ValueError(
+                    f"stage {teacher.name!r} teaches no guidance: none of its {sampler.num_steps} "
+                    f"steps lies within {sampler.guidance.interval}"
+                )
             unet = replace(unet, guided=self.weights, side=self.side)
             return replace(teacher, unet=unet, train=train)
         teacher.refuse_unlearned(self.weights)
@@ -84,7 +88,7 @@ class Lesson:
 
 class Student(Stage):
     """A stage in training whose truth is what `teacher` answers when it is sampled: clipped where
-    it is guided. The student is unclipped.
+    it is guided. The student is unclipped. With a side network it is its own teacher.
 
     With `previous`, the stage before it, its low-resolution videos are as that one makes them. Its
     truth lies in true videos, so that one begins half-way, with a true video noised to there.
@@ -94,7 +98,7 @@ class Student(Stage):
         self,
         spec: StageSpec,
         unet: VideoUNet,
-        teacher: Stage,
+        teacher: Stage | None,
         lesson: Lesson,
         previous: Stage | None = None,
     ):
@@ -106,11 +110,15 @@ class Student(Stage):
             )
         if previous and previous.spec.kind == "base" and previous.spec.sampler.num_steps == 1:
             raise ValueError("a base of one step keeps nothing of a true video: give no --previous")
-        self.teacher, self.lesson, self.previous = teacher, lesson, previous
-        for frozen in filter(None, (teacher, previous)):
-            frozen.unet.requires_grad_(False).eval()
+        self.lesson, self.previous = lesson, previous
         if lesson.side is not None:
             side_alone(unet)
+            teacher = self  # but for what is beside it
+        assert teacher is not None, "a lesson has a teacher"
+        self.teacher = teacher
+        for other in (teacher, previous):
+            if other is not None and other is not self:
+                other.unet.requires_grad_(False).eval()
 
     def shown_before(self, video: Video, cond: Conditioning, draws: Draws) -> Low:
         low = super().shown_before(video, cond, draws)
@@ -152,18 +160,16 @@ class Student(Stage):
         self, video: Video, cond: Conditioning, draws: Draws, objective: Objective | None
     ) -> Loss:
         """The error under weight -1, where guidance says what is said without a caption: that of
-        the direction, which every weight multiplies, for one call of the teacher."""
-        teacher, given = self.teacher.denoiser(cond.without_text()), objective or self.objective()
+        the direction, which every weight multiplies. Images are asked at the times of videos."""
+        plain, given = self.denoiser(cond.without_text()), objective or self.objective()
 
         @torch.no_grad()
         def target(true: Denoised) -> Denoised:
-            return teacher(true.z, true.logsnr)
+            return plain(true.z, true.logsnr)
 
-        steps, schedule = self.spec.sampler.num_steps, self.sampling_schedule()
-        weights = guidance_weights(self.spec.sampler.guidance, steps, schedule)
-        asked = [1 - i / steps for i, weight in enumerate(weights) if weight]
-        given = replace(given, target=target, times=one_of(asked, given.times))
-        told = replace(cond, guidance=torch.full((len(video),), -1.0).to(video))
+        times = one_of(guided_times(self.spec), given.times)
+        given = replace(given, target=target, times=times)
+        told = replace(cond, guidance=video.new_full((len(video),), -1.0))
         return given(self.denoiser(told), video, self.by_kind(cond, sampled=True), draws)
 
     def _stepping(self, cond: Conditioning, weight: PerClip | None, schedule: Schedule) -> Denoiser:
@@ -180,6 +186,32 @@ class Student(Stage):
             return as_sampled(self.teacher, cond, now)(z, logsnr)
 
         return denoise
+
+
+def guided_times(spec: StageSpec) -> list[float]:
+    """The times of a sampler's guided steps, from little noise on."""
+    sampler = spec.sampler
+    shift = spec.logsnr_shift if sampler.logsnr_shift is None else sampler.logsnr_shift
+    weights = guidance_weights(sampler.guidance, sampler.num_steps, CosineSchedule(shift=shift))
+    times = [1 - i / sampler.num_steps for i, weight in enumerate(weights) if weight]
+    return times[::-1]
+
+
+def without_side(stage: Stage) -> Stage:
+    """A stage as it is beside no network: what taught that."""
+    if stage.spec.unet.side is None:
+        return stage
+    spec, own = plain_spec(stage.spec), stage.unet.state_dict()
+    unet = build_unet(spec, device="meta").eval().requires_grad_(False)
+    unet.load_state_dict({name: own[name] for name in unet.state_dict()}, assign=True)
+    return Stage(spec, unet)
+
+
+def plain_spec(spec: StageSpec) -> StageSpec:
+    """The same of a spec."""
+    if spec.unet.side is None:
+        return spec
+    return replace(spec, unet=replace(spec.unet, guided=None, side=None))
 
 
 @torch.no_grad()

@@ -136,7 +136,10 @@ class Trainer:
 
     def _watch(self) -> Watch:
         spec, tokens = self.stage.spec, self.data.encoder.length
-        flops = training_flops(spec, tokens, lora=self.lora) if self.ranks.first else 0
+        beside = spec.unet.side is not None and not self.stage.unet.z_in.weight.requires_grad
+        flops = 0
+        if self.ranks.first:
+            flops = training_flops(spec, tokens, lora=self.lora, beside=beside)
         peak = matrix_rate(repeats=2, device=self.ranks.device)
         return Watch(self.ranks, flops_per_row=flops, peak_flops=peak)
 

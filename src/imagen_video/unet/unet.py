@@ -100,7 +100,7 @@ class VideoUNet(nn.Module):
         self.level = LevelEmbedding(spec.embed_dim)
         self.low_level = LevelEmbedding(spec.embed_dim) if low else None
         self.guidance = None
-        if spec.guided and spec.side is None:  # weights are few: so are the features
+        if spec.guided and spec.side is None:  # a few weights need few features
             self.guidance = NumberEmbedding(spec.embed_dim, spec.embed_dim // 4)
             zero(self.guidance.outer)  # a student begins as its teacher
         self.pool = TextPool(spec.text_dim, spec.embed_dim, spec.head_dim)
@@ -156,7 +156,8 @@ class VideoUNet(nn.Module):
             h = h + self.place((h.shape[2], h.shape[3]), told.index, cond.is_video)
         if low is not None and self.low_in is not None:
             h = h.add_(self.low_in(low))
-        features = self._levels(h, told, inner)
+        asked = self.side is not None and cond.guidance is not None
+        features = self._levels(h, told, inner, keep=asked)
         raw = self.out(swish(self.out_norm(features[-1])))
         if low is not None and self.low_out is not None:
             raw = raw.add_(self.low_out(frames_of(low, inner, clips)))
@@ -166,15 +167,15 @@ class VideoUNet(nn.Module):
             raw = raw + frames_like(cond.guidance, raw) * along
         return unfold(raw, self.spec.patch, clips)
 
-    def _levels(self, h: Tensor, told: Told, inner: slice) -> list[Tensor]:
-        """Features, the last those of the answer: with a side network, all that it looks at."""
+    def _levels(self, h: Tensor, told: Told, inner: slice, *, keep: bool) -> list[Tensor]:
+        """Features, the last those of the answer; to `keep`, all that a side network looks at."""
         skips, kept, clips = [], [], len(told.is_video)
         for level, blocks in enumerate(self.down):
             if level:
                 skips.append(h)
                 h = self.shrink[level - 1](h)
             h = blocks(h, told)
-            if not level and self.side is not None:
+            if keep and not level:
                 kept.append(h)
         for level in reversed(range(-1, len(self.up))):
             if level + 1 == min((*self.spec.temporal_levels, len(self.up))):
@@ -182,7 +183,7 @@ class VideoUNet(nn.Module):
                 h, told = frames_of(h, inner, clips), told.of(inner)
                 skips = [frames_of(skip, inner, clips) for skip in skips]
                 kept = [frames_of(features, inner, clips) for features in kept]
-            if level < 0 or self.side is not None:  # what nobody reads would take memory
+            if level < 0 or keep:
                 kept.append(h)
             if level >= 0:
                 h = F.interpolate(self.grow[level](h), scale_factor=2.0, mode="nearest")
