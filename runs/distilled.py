@@ -36,8 +36,7 @@ from imagen_video.stage import Stage
 from imagen_video.training.distill import DistillSpec, distill
 from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec
-from imagen_video.training.student import without_side
-from imagen_video.weights import load_stage, save_stage
+from imagen_video.weights import load_stage, save_stage, without_side
 
 LONG = {"base": 32, "tsr1": 16, "ssr1": 16}
 """Steps of what is not distilled."""

@@ -132,8 +132,10 @@ def main() -> None:
     records = {
         name: records_in(next(Path(at).glob("records/cascade/*"))) for name, at in rows.items()
     }
-    videos = len(next(iter(records.values())))
-    count = len({r.facts["prompt"] for r in next(iter(records.values()))})
+    asked = [[record.facts["prompt"] for record in own] for own in records.values()]
+    if any(other != asked[0] for other in asked):
+        sys.exit("rows are of other prompts, or not all finished")
+    videos, count = len(asked[0]), len(set(asked[0]))
     paired, captions = Paired.to(truth, count, videos // count), captions_of(count)
     first, lines = None, []
     for name, own in records.items():

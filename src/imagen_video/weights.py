@@ -1,5 +1,6 @@
 """A stage's folder: stage.json and model.safetensors. No pickle, ever."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from imagen_video.files import replacing
 from imagen_video.index import MODEL, SPEC, load_spec
+from imagen_video.spec import StageSpec
 from imagen_video.spec_json import to_json
 from imagen_video.stage import Stage, build_unet
 
@@ -57,3 +59,20 @@ def load_stage(
     unet = unet.to(device=device, dtype=dtype)
     unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return Stage(spec, unet.eval().requires_grad_(False))
+
+
+def without_side(stage: Stage) -> Stage:
+    """A stage as it is beside no network: what taught that."""
+    if stage.spec.unet.side is None:
+        return stage
+    spec, own = plain_spec(stage.spec), stage.unet.state_dict()
+    unet = build_unet(spec, device="meta").eval().requires_grad_(False)
+    unet.load_state_dict({name: own[name] for name in unet.state_dict()}, assign=True)
+    return Stage(spec, unet)
+
+
+def plain_spec(spec: StageSpec) -> StageSpec:
+    """The same of a spec."""
+    if spec.unet.side is None:
+        return spec
+    return replace(spec, unet=replace(spec.unet, guided=None, side=None))

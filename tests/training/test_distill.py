@@ -18,8 +18,10 @@ from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.training.distill import DistillSpec
-from imagen_video.training.student import Lesson, plain_spec
-from imagen_video.weights import load_stage
+from imagen_video.training.export import export_cascade
+from imagen_video.training.lora import Lora
+from imagen_video.training.student import Lesson
+from imagen_video.weights import load_stage, plain_spec
 
 
 def test_a_student_samples_in_one_call_a_step_told_its_weight(base):
@@ -248,6 +250,11 @@ def test_a_network_beside_the_teacher_is_trained_goes_on_and_is_exported(tiny, t
     for more in ([], ["--lora", 2, "--init-from", whole / "cascade" / "base"]):
         refused = imagen_video(*training, *more, "--out", tmp_path / "train", "--workers", 0)
         assert refused.returncode == 2 and "has a side network" in refused.stderr
+    # What it stands beside takes adapters, and a cascade takes both.
+    below = Lora.over(whole / "cascade" / "base", 2).load_base(teacher.stages[0].spec)
+    assert below.spec.unet.side is None
+    export_cascade(whole / "cascade", teacher.spec, tmp_path / "whole-again")
+    assert Cascade.from_pretrained(tmp_path / "whole-again").stages[0].spec.unet.side == 8
     # It stays with the weights that it was trained beside.
     teacher.save_pretrained(tmp_path / "teacher", dtype=torch.bfloat16)
     refused = imagen_video(*words, "--out", whole)

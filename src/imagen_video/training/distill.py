@@ -25,10 +25,10 @@ from imagen_video.training.lora import digest
 from imagen_video.training.resume import refuse_other
 from imagen_video.training.run import RunSpec
 from imagen_video.training.sheets import COLUMNS, sample, what_to_show
-from imagen_video.training.student import Lesson, plain_spec, without_side
+from imagen_video.training.student import Lesson
 from imagen_video.training.watch import read_log
 from imagen_video.video import to_float, to_uint8
-from imagen_video.weights import load_stage, working_dtype
+from imagen_video.weights import load_stage, plain_spec, without_side, working_dtype
 
 ROUND, COMPARED = "round.json", "compared.png"
 # A teacher's run in a comparison takes at most so many.

@@ -1,5 +1,6 @@
 """From training folders to stages and cascades that can be sampled and shared: safetensors only."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from imagen_video.training.checkpoint import best, facts_of, holds, latest, tens
 from imagen_video.training.ema import trained
 from imagen_video.training.engine import side_alone
 from imagen_video.training.lora import lora_of, merged
-from imagen_video.weights import load_stage, save_stage
+from imagen_video.weights import load_stage, plain_spec, save_stage
 
 Which = Literal["latest", "best"]
 Weights = Literal["average", "trained"]
@@ -74,14 +75,15 @@ def export_cascade(
     trainings the checkpoints and weights that `export_stage` would.
 
     Sampling settings are those of `spec`, not of when training began. ValueError where a stage is
-    missing or its network is not the one of `spec`.
+    missing or its network is not the one of `spec`, with a side network or without.
     """
     stages = []
     for wanted in spec.stages:
         folder = runs / wanted.name
         trained_here = (folder / "checkpoints").is_dir()
         stage = _read(folder, which, weights)[0] if trained_here else load_stage(folder)
-        if stage.spec.unet != wanted.unet:
+        if wanted.unet not in (stage.spec.unet, plain_spec(stage.spec).unet):
             raise ValueError(f"{folder} has another network than the preset's")
-        stages.append(Stage(wanted, stage.unet))
+        stages.append(Stage(replace(wanted, unet=stage.spec.unet), stage.unet))
+    spec = replace(spec, stages=tuple(stage.spec for stage in stages))
     Cascade(spec, stages, load_encoder(spec.text)).save_pretrained(out, dtype=dtype)

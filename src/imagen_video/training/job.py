@@ -29,9 +29,9 @@ from imagen_video.training.engine import initialise_from
 from imagen_video.training.lora import Lora
 from imagen_video.training.run import RunSpec, with_steps
 from imagen_video.training.sheets import SheetDrawer, what_to_show
-from imagen_video.training.student import Lesson, Student, without_side
+from imagen_video.training.student import Lesson, Student
 from imagen_video.training.trainer import Trainer
-from imagen_video.weights import load_stage, working_dtype
+from imagen_video.weights import load_stage, without_side, working_dtype
 
 # So many steps, or captions, show what captions are like.
 FITTED_STEPS, FITTED_CAPTIONS = 64, 4096

@@ -15,7 +15,7 @@ from imagen_video.index import MODEL
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage
 from imagen_video.unet.unet import VideoUNet
-from imagen_video.weights import load_stage
+from imagen_video.weights import load_stage, without_side
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -51,7 +51,7 @@ class Lora:
                 f"{self.base / MODEL} has changed since adapters were trained over it: bring back "
                 f"the one with SHA-256 {self.sha256}"
             )
-        stage = load_stage(self.base, dtype=torch.float32)
+        stage = without_side(load_stage(self.base, dtype=torch.float32))
         if stage.spec.unet != spec.unet or stage.spec.low_channels != spec.low_channels:
             raise ValueError(f"{self.base} has another network than stage {spec.name!r}")
         return Stage(spec, stage.unet)

@@ -22,7 +22,7 @@ from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
 from imagen_video.lowres import Low, low_from_truth
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, StageSpec, TrainSpec
-from imagen_video.stage import Stage, build_unet, make_rule
+from imagen_video.stage import Stage, make_rule
 from imagen_video.training.engine import side_alone
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
@@ -195,23 +195,6 @@ def guided_times(spec: StageSpec) -> list[float]:
     weights = guidance_weights(sampler.guidance, sampler.num_steps, CosineSchedule(shift=shift))
     times = [1 - i / sampler.num_steps for i, weight in enumerate(weights) if weight]
     return times[::-1]
-
-
-def without_side(stage: Stage) -> Stage:
-    """A stage as it is beside no network: what taught that."""
-    if stage.spec.unet.side is None:
-        return stage
-    spec, own = plain_spec(stage.spec), stage.unet.state_dict()
-    unet = build_unet(spec, device="meta").eval().requires_grad_(False)
-    unet.load_state_dict({name: own[name] for name in unet.state_dict()}, assign=True)
-    return Stage(spec, unet)
-
-
-def plain_spec(spec: StageSpec) -> StageSpec:
-    """The same of a spec."""
-    if spec.unet.side is None:
-        return spec
-    return replace(spec, unet=replace(spec.unet, guided=None, side=None))
 
 
 @torch.no_grad()
