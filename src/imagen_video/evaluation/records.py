@@ -182,7 +182,7 @@ def settings_of(tools: Tools, **more: Any) -> dict[str, Any]:
     judges = [digest_of(judge.network) for judge in tools.panel.judges] if tools.panel else []
     facts = {name: asdict(found) for name, found in networks.items()}
     looked = {
-        "spaced frames": SPACED,
+        "spaced frames": f"{SPACED}, each the last of its stretch",
         "frames in a row": RUN,
         "warped at most": WARPED,
         "words": "RapidOCR" if tools.words else "not read",
