@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_video.diffusion.guidance import guidance_weights
 from imagen_video.spec import CascadeSpec, StageSpec
-from imagen_video.stage import Stage, build_unet
+from imagen_video.stage import build_unet, sampling_schedule
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.weights import working_dtype
@@ -101,7 +101,7 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
     # Attention over frames is not linear in them; the large stages, which have none, are.
     part = frames if spec.unet.temporal == "attention" else min(frames, 8)
     per_call = flops_per_call(unet, spec, part, tokens) * frames // part
-    steps, schedule = spec.sampler.num_steps, Stage(spec, unet).sampling_schedule()
+    steps, schedule = spec.sampler.num_steps, sampling_schedule(spec)
     weights = guidance_weights(spec.sampler.guidance, steps, schedule)
     guided = any(weights) and not spec.unet.guided  # what has learned guidance takes one call
     calls = sum(2 if weight and guided else 1 for weight in weights)

@@ -18,7 +18,7 @@ from imagen_video.files import replacing
 from imagen_video.memory import return_freed_memory
 from imagen_video.shapes import UInt8
 from imagen_video.spec import SamplerSpec
-from imagen_video.stage import Stage
+from imagen_video.stage import Stage, sampling_schedule
 from imagen_video.text.encoder import TextEmbedding
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.video import Frames, VideoWriter, to_float, to_uint8
@@ -225,7 +225,7 @@ def check_wishes(stages: list[Stage], wanted: SampleSpec, low_frames: int | None
         if wanted.negative_prompt and stage.spec.unet.takes_negative:
             continue  # guided by two calls
         sampler = override(stage.spec.sampler, wanted)
-        schedule = stage.sampling_schedule(sampler)
+        schedule = sampling_schedule(stage.spec, sampler)
         stage.spec.refuse_unlearned(guidance_weights(sampler.guidance, sampler.num_steps, schedule))
     if wanted.negative_prompt:
         _check_negative(guided)

@@ -100,17 +100,8 @@ class Stage:
         """The schedule of a batch in training, or that in whose time sampled steps are even."""
         schedules = (self.schedule, self.image_schedule)
         if sampled:
-            schedules = (self.sampling_schedule(), self.sampling_schedule(video=False))
+            schedules = (sampling_schedule(self.spec), sampling_schedule(self.spec, video=False))
         return ByKind(cond.is_video, *schedules)
-
-    def sampling_schedule(
-        self, sampler: SamplerSpec | None = None, *, video: bool = True
-    ) -> CosineSchedule:
-        """The schedule in whose time a sampler's steps are even, of videos or of single images."""
-        shift = (sampler or self.spec.sampler).logsnr_shift
-        if shift is not None:
-            return CosineSchedule(shift=shift)
-        return self.schedule if video else self.image_schedule
 
     def denoiser(
         self, cond: Conditioning, *, window: int | None = None, inner: slice = ALL
@@ -192,7 +183,7 @@ class Stage:
         ValueError where the network cannot be called without guidance.
         """
         sampler = sampler or self.spec.sampler
-        schedule = self.sampling_schedule(sampler, video=bool(cond.is_video.all()))
+        schedule = sampling_schedule(self.spec, sampler, video=bool(cond.is_video.all()))
 
         def draw(step: int) -> Video:
             drawn = noise(shape, stage=self.spec.name, step=step, sample=sample)
@@ -229,7 +220,7 @@ class Stage:
         """One a step of the sampler, guided by its weight; see `denoiser` for `inner`."""
         sampler = sampler or self.spec.sampler
         window, rule = sampler.window, make_rule(sampler)
-        schedule = self.sampling_schedule(sampler, video=bool(cond.is_video.all()))
+        schedule = sampling_schedule(self.spec, sampler, video=bool(cond.is_video.all()))
         weights = guidance_weights(sampler.guidance, sampler.num_steps, schedule)
         if negative is not None:
             self.spec.refuse_negative()
@@ -267,6 +258,15 @@ class ByKind:
 
     def inverse(self, logsnr: PerClip) -> PerClip:
         return torch.where(self.is_video, self.video.inverse(logsnr), self.image.inverse(logsnr))
+
+
+def sampling_schedule(
+    spec: StageSpec, sampler: SamplerSpec | None = None, *, video: bool = True
+) -> CosineSchedule:
+    """The schedule in whose time a sampler's steps are even, of videos or of single images."""
+    chosen, of_images = (sampler or spec.sampler).logsnr_shift, spec.image_logsnr_shift
+    shifts = (chosen, None if video else of_images, spec.logsnr_shift)
+    return CosineSchedule(shift=next(shift for shift in shifts if shift is not None))
 
 
 def within(seen: slice, kept: slice) -> slice:

@@ -18,11 +18,11 @@ from imagen_video.diffusion.objective import (
     step_of,
     two_teacher_steps,
 )
-from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
+from imagen_video.diffusion.schedule import alpha_sigma, expand
 from imagen_video.lowres import Low, low_from_truth
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, StageSpec, TrainSpec
-from imagen_video.stage import Stage, make_rule
+from imagen_video.stage import Stage, make_rule, sampling_schedule
 from imagen_video.training.engine import side_alone
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
@@ -191,8 +191,7 @@ class Student(Stage):
 def guided_times(spec: StageSpec) -> list[float]:
     """The times of a sampler's guided steps, from little noise on."""
     sampler = spec.sampler
-    shift = spec.logsnr_shift if sampler.logsnr_shift is None else sampler.logsnr_shift
-    weights = guidance_weights(sampler.guidance, sampler.num_steps, CosineSchedule(shift=shift))
+    weights = guidance_weights(sampler.guidance, sampler.num_steps, sampling_schedule(spec))
     times = [1 - i / sampler.num_steps for i, weight in enumerate(weights) if weight]
     return times[::-1]
 
