@@ -3,7 +3,8 @@
 #   sh runs/train_mini.sh out/mini
 # About 18 hours of one core (12 of them the base); run again to go on. The shipped weights had these
 # steps, give or take, but in pieces with pauses for thought (docs/log.md); made in one go they were
-# never. From there runs/mini_on_gpu.py went on: with a GPU, begin with that.
+# never. From there runs/mini_on_gpu.py went on: with a GPU, begin with that. The network of guidance
+# beside the base came last: python runs/distilled.py train --model "$out/mini", one hour of two cores.
 set -eu
 out=$1
 train() { stage=$1; steps=$2; shift 2; imagen-video train --stage "$stage" --steps "$steps" "$@"; }

@@ -171,7 +171,7 @@ def mini() -> CascadeSpec:
         )
 
     # Guided while things are decided; to the end it would leave a grid on flat grounds.
-    guided = GuidanceSpec(weight=3.0, interval=(-21.0, 0.0))
+    guided = GuidanceSpec(weight=3.0, interval=(-10.0, 0.0))
     base = _row(
         base_unet,
         SamplerSpec(num_steps=16, guidance=guided, logsnr_shift=-1.5),
