@@ -1,18 +1,19 @@
 """mini's student, and the paper's table of guidance and distillation (its Table 1) at our scale.
 
     python runs/distilled.py train                      # the network beside the base; goes on
-    python runs/distilled.py measure                    # 256 videos a row, to the end of SSR-1
+    python runs/distilled.py measure                    # 256 videos a row, to the end of SSR-1;
+                                                        # processes of torchrun share them
     python runs/distilled.py report                     # the table of what is measured
 
 Undistilled, the base takes 32 steps of two calls and TSR-1 and SSR-1 take 16, which equal 256 and
-128 (docs/results.md, "In how few steps"). In few steps the two are sampled once, as mini is, and
-the base in 8 calls, with a student: its side network answers for constant and for oscillating
-weights alike. Rows are compared over the same prompts and seeds: a difference is that to the
-undistilled row of the same guidance, its interval from prompts drawn again.
+128 (docs/results.md, "In how few steps"). In few steps the two are sampled once, as mini is, from
+the same videos of the base; and the base in 8 calls, with a student: its side network answers for
+constant and for oscillating weights alike. Rows are compared over the same prompts and seeds: a
+difference is that to the undistilled row of the same guidance, its interval from prompts drawn
+again.
 """
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -20,22 +21,31 @@ from typing import Literal
 import torch
 import tyro
 from paired import Paired, Row, as_markdown, captions_of, records_in
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tyro.conf import Positional
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade
-from imagen_video.evaluation.asked import EvaluationSpec
-from imagen_video.evaluation.evaluate import evaluate
+from imagen_video.distributed import Ranks, started
+from imagen_video.evaluation.asked import EvaluationSpec, counts_of, tools_of
+from imagen_video.evaluation.prompts import Prompt, prompts_of
+from imagen_video.evaluation.records import settings_of
+from imagen_video.evaluation.reference import StickerReference
+from imagen_video.evaluation.run import Column, Evaluation, computed_by
+from imagen_video.evaluation.upsampled import Small
+from imagen_video.files import replacing
 from imagen_video.index import INDEX, load_spec
 from imagen_video.info import describe
 from imagen_video.memory import keep_freed_memory
+from imagen_video.metrics.features import digest_of
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage
 from imagen_video.training.distill import DistillSpec, distill
 from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec
+from imagen_video.video import Frames
 from imagen_video.weights import load_stage, save_stage, without_side
 
 LONG = {"base": 32, "tsr1": 16, "ssr1": 16}
@@ -43,7 +53,9 @@ LONG = {"base": 32, "tsr1": 16, "ssr1": 16}
 GUIDANCES = ("constant", "oscillating")
 ROWS = {"undistilled": (), "SR in few steps": ("tsr1", "ssr1"), "all in few steps": tuple(LONG)}
 """The stages that are sampled in few steps."""
-REFERENCE, STUDENT = "reference.safetensors", "student"
+BEGUN = {"SR in few steps": "undistilled"}
+"""Rows that go on from the base's videos of another."""
+STUDENT = "student"
 
 
 @dataclass
@@ -55,7 +67,7 @@ class Options:
     model: str = "mini"
     guidance: tuple[Literal["constant", "oscillating"], ...] = GUIDANCES
     rows: tuple[str, ...] = tuple(ROWS)
-    """Measure these; when the first is done, several programs can measure different ones."""
+    """Measure these."""
     updates: int = 2000
     """Optimizer steps."""
     batch: int = 1
@@ -83,9 +95,10 @@ def main() -> None:
     elif options.do == "train":
         train(options)
     else:
-        for guidance in options.guidance:
-            for row in options.rows:
-                measure(guidance, row, options)
+        with started(options.device) as ranks:
+            for guidance in options.guidance:
+                for row in options.rows:
+                    measure(guidance, row, options, ranks)
 
 
 def teacher(options: Options) -> Path:
@@ -144,42 +157,85 @@ def sampled(stage: Stage, guidance: str, steps: int) -> Stage:
 
 def row_folder(guidance: str, row: str, options: Options) -> Path:
     """Where a row's evaluation is."""
-    return options.out / f"{options.until}-{guidance}-{row}".replace(" ", "-")
+    return options.out / f"{options.until}-{options.count}-{guidance}-{row}".replace(" ", "-")
 
 
-def cascade_of(guidance: str, row: str, options: Options) -> Path:
-    """The folder of a row's cascade; of a student if one is trained here, else of mini's own."""
-    mini = Cascade.from_pretrained(options.model, dtype=torch.float32)
-    stages = []
+def truth_folder(options: Options) -> Path:
+    """Where true clips are."""
+    return options.out / f"{options.until}-{options.count}-true"
+
+
+def cascade_of(guidance: str, row: str, options: Options) -> Cascade:
+    """A row's cascade; with the student that is trained here if there is one, else mini's own."""
+    mini, trained = Cascade.from_pretrained(options.model), options.out / STUDENT
+    dtype, stages = next(mini.stages[0].unet.parameters()).dtype, []
     for own in mini.stages:
         steps = own.spec.sampler.num_steps
         if own.spec.name in LONG and own.spec.name not in ROWS[row]:
             own, steps = without_side(own), LONG[own.spec.name]
-        elif own.spec.name == "base":
-            if (options.out / STUDENT).exists():
-                own = load_stage(options.out / STUDENT, dtype=torch.float32)
-            if own.spec.unet.side is None:
-                raise ValueError(f"no student at {options.out / STUDENT}: train it")
+        elif own.spec.name == "base" and trained.exists():
+            own = load_stage(trained, dtype=dtype)
         stages.append(sampled(own, guidance, steps))
-    folder = options.out / "cascades" / f"{guidance}-{row}".replace(" ", "-")
-    mini.with_stages(*stages).save_pretrained(folder, dtype=torch.bfloat16)
-    return folder
+    return mini.with_stages(*stages)
 
 
 def asked(options: Options) -> EvaluationSpec:
-    return EvaluationSpec(
-        count=options.count, seeds=options.seeds, own=0, until=options.until, device=options.device
-    )
+    return EvaluationSpec(count=options.count, seeds=options.seeds)
 
 
-def measure(guidance: str, row: str, options: Options) -> None:
-    """Evaluate a row; true clips are looked at for the first one."""
-    spec, first = asked(options), row_folder("constant", "undistilled", options)
-    if (guidance, row) != ("constant", "undistilled"):
-        if not (first / REFERENCE).exists():
-            raise ValueError(f"no true clips in {first}: measure the row 'undistilled' first")
-        spec = replace(spec, reference=(str(first / REFERENCE),))
-    evaluate(cascade_of(guidance, row, options), spec, row_folder(guidance, row, options))
+@dataclass(kw_only=True)
+class Measured(Evaluation):
+    """A row, which keeps what the base made for rows that go on from it."""
+
+    def keep_video(self, index: int, name: str, video: Frames, fps: float) -> None:
+        if name == "base":
+            path = self.begun(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                save_file({"video": video.contiguous()}, temporary)
+        super().keep_video(index, name, video, fps)
+
+    def begun(self, index: int) -> Path:
+        """Where the base's video of a sample is."""
+        return self.out / "base" / f"{index:05}.safetensors"
+
+
+def measure(guidance: str, row: str, options: Options, ranks: Ranks) -> None:
+    """Sample a row and look at it; at true clips once for all rows."""
+    cascade, spec = cascade_of(guidance, row, options), asked(options)
+    prompts = prompts_of("stickers", options.count)
+    tools, reference = tools_of(spec, prompts), StickerReference(prompts)
+    final = cascade.spec.stage(options.until)
+
+    def evaluation(name: str) -> Measured:
+        return Measured(
+            columns=[Column(final.name, final.output)],
+            prompts=prompts,
+            counts=counts_of(prompts, spec, reference, own=False),
+            tools=tools,
+            reference=reference,
+            out=row_folder(guidance, name, options),
+            shared=truth_folder(options),
+            ranks=ranks,
+        )
+
+    made, before = evaluation(row), evaluation(BEGUN.get(row, row))
+    stages = cascade.plan(SampleSpec(until=final.name))
+    told = {s.spec.name: [digest_of(s.unet), asdict(s.spec.sampler)] for s in stages}
+    made.settle(settings_of(tools, stages=told, computed=computed_by(cascade), seed=spec.seed))
+    start = stages[1].spec.name if row in BEGUN else None
+
+    def wanted(index: int) -> SampleSpec:
+        return SampleSpec(seed=spec.seed + index, start=start, until=final.name)
+
+    def low(index: int) -> tuple[Prompt, Small, None]:
+        if not before.begun(index).exists():
+            raise ValueError(f"no video of the base at {before.begun(index)}: measure {BEGUN[row]}")
+        return made.prompt(index), load_file(before.begun(index))["video"], None
+
+    made.make_references()
+    made.make_samples(cascade, wanted, low if start else None)
+    ranks.wait()
 
 
 @dataclass
@@ -195,27 +251,31 @@ class Table:
     @cached_property
     def paired(self) -> Paired:
         """How rows are compared: by the reference's frames and clips."""
-        first = row_folder("constant", "undistilled", self.options)
         format = presets.find(self.options.model).stage(self.options.until).output
-        truth = first / "records" / "reference" / str(format)
+        truth = truth_folder(self.options) / "records" / "reference" / str(format)
         return Paired.to(truth, self.options.count, self.options.seeds)
 
-    def row(self, folder: Path, kind: str = "cascade") -> Row | None:
-        """Of the samples of an evaluation, or of its true clips; None until it is finished."""
-        place = folder / "records" / kind
-        records = records_in(place / self.options.until)
-        if len(records) < self.options.count * self.options.seeds:
+    def of(self, guidance: str, name: str) -> Row | None:
+        """Of a row's samples; None until it is finished."""
+        row = self.found(self.records(guidance, name, self.options.until))
+        if row is None:
             return None
-        row = Row.of(records, self.captions)
-        if kind != "cascade":
-            return row
-        stages = json.loads((folder / "settings.json").read_text())["stages"]
-        every = [record for name in stages for record in records_in(place / name)]
-        seconds = sum(record.facts["seconds"] for record in every) / len(records)
-        name = folder.name.removeprefix(f"{self.options.until}-")
-        whole = presets.find(str(self.options.out / "cascades" / name))
-        flops = float(sum(own.flops for own in describe(whole) if own.stage in stages))
+        seconds = flops = 0.0
+        for stage in describe(cascade_of(guidance, name, self.options).spec):
+            begun = BEGUN.get(name, name) if stage.kind == "base" else name
+            own = records_in(self.records(guidance, begun, stage.stage))
+            seconds += sum(record.facts["seconds"] for record in own) / len(row.fits)
+            flops += stage.flops if own else 0
         return replace(row, seconds=seconds, flops=flops)
+
+    def records(self, guidance: str, name: str, stage: str) -> Path:
+        return row_folder(guidance, name, self.options) / "records" / "cascade" / stage
+
+    def found(self, folder: Path) -> Row | None:
+        """Of the records of a folder; None where some are missing."""
+        records = records_in(folder)
+        whole = len(records) == self.options.count * self.options.seeds
+        return Row.of(records, self.captions) if whole else None
 
 
 def report(options: Options) -> str:
@@ -224,12 +284,12 @@ def report(options: Options) -> str:
     for guidance in options.guidance:
         teacher = None
         for name in ROWS:
-            row = table.row(row_folder(guidance, name, options))
+            row = table.of(guidance, name)
             if row is not None:
                 lines.append(table.paired.line(f"{guidance}, {name}", row, teacher))
             if name == "undistilled":
                 teacher = row
-    truth = table.row(row_folder("constant", "undistilled", options), "truth")
+    truth = table.found(truth_folder(options) / "records" / "truth" / options.until)
     if truth is not None:
         lines.append(table.paired.line("ground truth", truth, None))
     text = as_markdown(lines)
