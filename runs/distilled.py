@@ -3,6 +3,7 @@
     python runs/distilled.py train                      # the network beside the base; goes on
     python runs/distilled.py measure                    # 256 videos a row, to the end of SSR-1;
                                                         # processes of torchrun share them
+    python runs/distilled.py time                       # every row's cascade, nothing beside
     python runs/distilled.py report                     # the table of what is measured
 
 Undistilled, the base takes 32 steps of two calls and TSR-1 and SSR-1 take 16, which equal 256 and
@@ -13,6 +14,8 @@ difference is that to the undistilled row of the same guidance, its interval fro
 again.
 """
 
+import json
+import time
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -55,14 +58,14 @@ ROWS = {"undistilled": (), "SR in few steps": ("tsr1", "ssr1"), "all in few step
 """The stages that are sampled in few steps."""
 BEGUN = {"SR in few steps": "undistilled"}
 """Rows that go on from the base's videos of another."""
-STUDENT = "student"
+STUDENT, TIMES = "student", "times.json"
 
 
 @dataclass
 class Options:
     """Distil mini's base, and measure what that costs and saves."""
 
-    do: Positional[Literal["train", "measure", "report"]]
+    do: Positional[Literal["train", "measure", "time", "report"]]
     out: Path = Path("out/distilled")
     model: str = "mini"
     guidance: tuple[Literal["constant", "oscillating"], ...] = GUIDANCES
@@ -94,6 +97,8 @@ def main() -> None:
         print(report(options))
     elif options.do == "train":
         train(options)
+    elif options.do == "time":
+        timed(options)
     else:
         with started(options.device) as ranks:
             for guidance in options.guidance:
@@ -238,6 +243,21 @@ def measure(guidance: str, row: str, options: Options, ranks: Ranks) -> None:
     ranks.wait()
 
 
+def timed(options: Options) -> None:
+    """Seconds a video of every row: the least of a few, after one that warms up."""
+    found = {}
+    for guidance in GUIDANCES:
+        for row in ROWS:
+            cascade, times = cascade_of(guidance, row, options), []
+            for prompt in prompts_of("stickers", 4):
+                start = time.monotonic()
+                cascade(prompt.text, until=options.until)
+                times.append(time.monotonic() - start)
+            found[f"{guidance}, {row}"] = min(times[1:])
+    with replacing(options.out / TIMES) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+
 @dataclass
 class Table:
     """Rows over the same prompts, seed after seed."""
@@ -257,19 +277,15 @@ class Table:
 
     def of(self, guidance: str, name: str) -> Row | None:
         """Of a row's samples; None until it is finished."""
-        row = self.found(self.records(guidance, name, self.options.until))
+        folder = row_folder(guidance, name, self.options)
+        row = self.found(folder / "records" / "cascade" / self.options.until)
         if row is None:
             return None
-        seconds = flops = 0.0
-        for stage in describe(cascade_of(guidance, name, self.options).spec):
-            begun = BEGUN.get(name, name) if stage.kind == "base" else name
-            own = records_in(self.records(guidance, begun, stage.stage))
-            seconds += sum(record.facts["seconds"] for record in own) / len(row.fits)
-            flops += stage.flops if own else 0
-        return replace(row, seconds=seconds, flops=flops)
-
-    def records(self, guidance: str, name: str, stage: str) -> Path:
-        return row_folder(guidance, name, self.options) / "records" / "cascade" / stage
+        spec = cascade_of(guidance, name, self.options).spec
+        done = describe(spec)[: spec.index(self.options.until) + 1]
+        times = self.options.out / TIMES
+        seconds = json.loads(times.read_text())[f"{guidance}, {name}"] if times.exists() else 0.0
+        return replace(row, seconds=seconds, flops=float(sum(stage.flops for stage in done)))
 
     def found(self, folder: Path) -> Row | None:
         """Of the records of a folder; None where some are missing."""

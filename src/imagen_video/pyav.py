@@ -15,6 +15,7 @@ from imagen_video.shapes import UInt8
 # Codes of ffmpeg's tables: colour matrices (BT.709 also names primaries and transfer), ranges.
 BT709, UNSPECIFIED, BT601 = 1, 2, 5
 LIMITED, FULL = 1, 2  # 16-235 as video has it, 0-255 as RGB has it
+HDR = {16: "PQ", 18: "HLG"}  # by transfer: taken for what screens show, it is pale
 # Containers that hold their video themselves. Playlists and the like would make ffmpeg open other
 # files and addresses; a picture under the name of a video is none.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,asf,ogg,flv,gif"
@@ -79,6 +80,12 @@ def opened(
                 raise ValueError(f"{name!r} holds no video")
             if container.streams.video[0].codec_context is None:
                 raise ValueError(f"{name!r} is coded in a way that nothing here reads")
+            light = HDR.get(container.streams.video[0].codec_context.color_trc)
+            if light:
+                raise ValueError(
+                    f"{name!r} is HDR video ({light}), whose colours are not read here: make it "
+                    "SDR, as with ffmpeg's filters zscale and tonemap"
+                )
             yield container, container.streams.video[0]
     except FFmpegError as error:
         raise ValueError(f"cannot read {name!r} as a video: {error.strerror}") from error

@@ -15,8 +15,11 @@ from imagen_video.data.media import (
     Media,
     Place,
     Unfit,
+    _timed,
+    opened,
     read_clip,
     read_image,
+    shown,
     video_facts,
 )
 from imagen_video.video import VideoFormat, VideoWriter
@@ -173,16 +176,49 @@ BROKEN = {
     "none.mp4": lambda good: coded("mp4", "libx264", "yuv420p", []),
     "none.mkv": lambda good: coded("matroska", "ffv1", "yuv420p", []),
     "none.avi": lambda good: coded("avi", "mpeg4", "yuv420p", []),
+    "bright.mp4": lambda good: coded("mp4", "libx264", "yuv420p10le", counted(96), PQ),
     "alpha.webm": lambda good: coded("webm", "libvpx-vp9", "yuva420p", counted(96)),
 }
 
 
-def coded(container: str, codec: str, pixels: str, frames) -> bytes:
+PQ = {"x264-params": "transfer=smpte2084"}
+OPEN = {"x264-params": "open-gop=1:keyint=24:bframes=3:scenecut=0"}
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "options"),
+    [
+        ("mp4", "libx264", OPEN),
+        ("mpegts", "libx264", OPEN),
+        ("mpeg", "mpeg2video", {"g": "24", "bf": "2"}),
+    ],
+)
+def test_any_part_is_found_without_reading_all_before_it(tmp_path, container, codec, options):
+    """Groups of pictures that lean on the one before, and containers found in behind the place."""
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.randint(0, 256, (3, 48, 80), generator=generator, dtype=torch.uint8)
+    moving = torch.stack([picture.roll(i, 2) for i in range(480)])
+    (tmp_path / "a").write_bytes(coded(container, codec, "yuv420p", moving, options))
+    media, times = Media(str(tmp_path / "a")), [i / 24 + 0.02 for i in range(480)]
+    whole = list(shown(media, times))
+    for first in (40, 191, 262, 333, 404):
+        some = list(shown(media, times[first : first + 12]))
+        assert all(a.equal(b) for a, b in zip(some, whole[first:], strict=False)), first
+    with opened(media) as (file, stream):
+        until = next(_timed(file, stream, 17.0))[1]
+        # Where no group but the first is closed, x264's key frames still are found.
+        assert 13 < until < 17.1
+
+
+def coded(
+    container: str, codec: str, pixels: str, frames, options: dict[str, str] | None = None
+) -> bytes:
     """A file of 80x48 frames at 24 fps, half of them transparent where `pixels` can say so."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as written:
         stream = written.add_stream(codec, rate=24)
         stream.width, stream.height, stream.pix_fmt = 80, 48, pixels
+        stream.options = options or {}
         for picture in frames:
             alpha = torch.full_like(picture[:1], 255)
             alpha[:, :, 40:] = 0

@@ -5,10 +5,11 @@ at most SLOWEST times; a frame that is too small is enlarged, at most LARGEST ti
 more, or has fewer frames a second than the stage, does not fit: it would teach stutter and blur.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ SLOWEST = 2.0
 LARGEST = 1.25
 SAME_RATE = 1.05  # 24 is 25 is 23.976: one frame in twenty may be shown twice
 ROUNDING = 1e-3  # seconds: Matroska rounds its time stamps to so many
+# Seconds before the wanted one at which a file is sought: MPEG's containers are found in behind the
+# place, and key frames lie seconds apart.
+EARLIER = (0, 2, 10)
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp .gif".split()
 )
@@ -171,22 +175,57 @@ def shown(media: Media, times: Sequence[float]) -> Iterator[UInt8[Tensor, "3 h w
 
 
 def _timed(container: Any, stream: Any, begin: float) -> Iterator[tuple[Any, float]]:
-    """Decoded frames from the one shown at `begin` on, each with the second at which it ends."""
+    """Decoded frames from one shown at `begin` or before, each with the second at which it ends."""
     origin = float((stream.start_time or 0) * stream.time_base)
+    whole = begin <= 1
+    for place in () if whole else (begin - earlier for earlier in EARLIER):
+        container.seek(int((max(0, place) + origin) / stream.time_base), stream=stream)
+        frames = _from_key(container, stream)
+        first = next(frames, None)
+        if first is not None and first.time - origin <= begin:
+            return (yield from _lasting(chain([first], frames), stream, origin))
+    if not whole:
+        container.seek(stream.start_time or 0, stream=stream)
+    yield from _lasting(container.decode(stream), stream, origin)
+
+
+def _from_key(container: Any, stream: Any) -> Iterator[Any]:
+    """Decoded frames from the first key frame behind a seek on, none if it cannot be shown.
+
+    Frames that come after it in the file and before it in time may need some from before the seek
+    (open groups of pictures): what a decoder says of them is not said of the file.
+    """
+    from av.error import FFmpegError
+
+    key, begun = None, False
+    for packet in container.demux(stream):
+        if key is None and packet.is_keyframe:
+            key = packet.pts
+        if key is None:
+            continue
+        try:
+            frames = packet.decode()
+        except FFmpegError:
+            if begun:
+                raise
+            continue
+        for frame in frames:
+            if not begun and frame.pts is not None and frame.pts > key:
+                return
+            begun = begun or frame.pts == key
+            if begun:
+                yield frame
+
+
+def _lasting(frames: Iterable[Any], stream: Any, origin: float) -> Iterator[tuple[Any, float]]:
+    """Each with the second, from `origin`, at which it ends; ValueError for a corrupt one."""
     length = 1 / float(stream.average_rate or stream.guessed_rate)
-    sought = begin > 1
-    if sought:
-        container.seek(int((begin + origin) / stream.time_base), stream=stream)
     before, start = None, 0.0
-    for number, frame in enumerate(container.decode(stream)):
+    for number, frame in enumerate(frames):
         if frame.is_corrupt:
-            raise ValueError(f"a frame near {begin:.2f} s is corrupt")
+            raise ValueError(f"the frame after {start:.2f} s is corrupt")
         # A stream without time stamps goes by its rate, and cannot be sought in.
         time = number * length if frame.time is None else frame.time - origin
-        if sought and number == 0 and (frame.time is None or time > begin):
-            container.seek(stream.start_time or 0, stream=stream)
-            yield from _timed(container, stream, 0.0)
-            return
         if before is not None:
             yield before, time - ROUNDING
         before, start = frame, time

@@ -168,8 +168,10 @@ class Evaluation:
         wanted: Callable[[int], SampleSpec],
         low: Callable[[int], tuple[Prompt, Small, Frames | None]] | None = None,
     ) -> None:
-        """Run the cascade for every sample that lacks a record of its last stage; one stage that
-        starts from a video, from `low`: a prompt, what it starts from, and the truth if known."""
+        """Run the cascade for every sample that lacks a record of its last stage, and look at what
+        stages with a column make; stages that start from a video, from `low`: a prompt, what they
+        start from, and the truth if known."""
+        looked = [column.name for column in self.columns]
         for i in self.missing("cascade", self.columns[-1].name, self.counts.samples, "samples"):
             prompt, given, true = low(i) if low else (self.prompt(i), None, None)
             start = time.monotonic()
@@ -177,10 +179,12 @@ class Evaluation:
                 if progress.video is None:
                     continue
                 facts: dict[str, Any] = {"seconds": time.monotonic() - start}
+                self.keep_video(i, progress.stage, progress.video, progress.fps)
+                if progress.stage not in looked:
+                    continue
                 if true is not None:
                     spec = cascade.spec.stage(progress.stage)
                     facts["psnr"] = own_psnr(progress.video, true, spec)
-                self.keep_video(i, progress.stage, progress.video, progress.fps)
                 facts |= {"prompt": prompt.text, "asked": dict(prompt.facts)}
                 record = self.tools.record(progress.video, **facts)
                 record.save(self.path("cascade", progress.stage, i))
