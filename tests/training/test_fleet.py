@@ -121,13 +121,19 @@ def test_the_slurm_script_starts_the_stage_of_its_number(tmp_path, monkeypatch):
 
 
 def test_the_slurm_script_lets_training_save_and_queues_again(tmp_path, monkeypatch):
-    """Slurm tells the script alone, three minutes before the time is over."""
+    """Slurm tells the script alone, three minutes before the time is over; srun kills on SIGTERM
+    what it started, and scancel tells that."""
     jobs = jobs_of(presets.mini(), tmp_path, [], steps=None)
-    saves = "trap 'sleep 0.3; echo saved; exit 0' TERM; echo started; while :; do sleep 0.05; done"
-    tells = '[ "$1" = show ] && echo node1 || echo "$@"'
-    environment = on_a_cluster(jobs, tmp_path, monkeypatch, torchrun=saves, scontrol=tells)
+    programs = {
+        "torchrun": "trap 'sleep 0.3; echo saved; exit 0' TERM; echo $$ > step; echo started\n"
+        "while :; do sleep 0.05; done",
+        "srun": "\"${@:2}\" & trap 'kill -KILL $!' TERM; wait $!; wait $!",
+        "scancel": '[ "$*" = "--signal=TERM 7" ] && kill -TERM $(cat step)',
+        "scontrol": '[ "$1" = show ] && echo node1 || echo "$@"',
+    }
+    environment = on_a_cluster(jobs, tmp_path, monkeypatch, **programs)
     script = ["bash", str(tmp_path / "train.slurm")]
-    job = subprocess.Popen(script, stdout=subprocess.PIPE, text=True, env=environment)
+    job = subprocess.Popen(script, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
     assert job.stdout is not None and job.stdout.readline() == "started\n"
     job.terminate()
     assert job.communicate(timeout=20)[0].splitlines() == ["saved", "requeue 7"]

@@ -156,7 +156,13 @@ srun --kill-on-bad-exit=1 bash -c 'exec "$TORCHRUN" --shutdown-timeout=170 \\
     --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$(scontrol show hostnames | head -n1):29500" \\
     -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}" "${{processes[$SLURM_ARRAY_TASK_ID]}}" &
 training=$!
-trap 'kill -TERM $training; wait $training; scontrol requeue "$SLURM_JOB_ID"; exit' TERM
+again() {{
+    scancel --signal=TERM "$SLURM_JOB_ID"  # the processes save; srun, told itself, kills them
+    wait $training
+    scontrol requeue "$SLURM_JOB_ID"
+    exit
+}}
+trap again TERM
 wait $training
 """
 
