@@ -6,9 +6,10 @@
     python runs/distilled.py time                       # every row's cascade, nothing beside
     python runs/distilled.py report                     # the table of what is measured
 
-Undistilled, the base takes 32 steps of two calls and TSR-1 and SSR-1 take 16, which equal 256 and
-128 (docs/results.md, "In how few steps"). In few steps the two are sampled once, as mini is, from
-the same videos of the base; and the base in 8 calls, with a student: its side network answers for
+Undistilled, the base takes 32 steps, of two calls where it is guided, and TSR-1 and SSR-1 take 16,
+which equal 256 and 128 (docs/results.md, "In how few steps"); these two are not guided, as guidance
+makes them worse. In few steps they are sampled once, as mini is and by the same weights, from the
+same videos of the base; and the base in 8 calls, with a student: its side network answers for
 constant and for oscillating weights alike. Rows are compared over the same prompts and seeds: a
 difference is that to the undistilled row of the same guidance, its interval from prompts drawn
 again.
@@ -45,7 +46,7 @@ from imagen_video.metrics.features import digest_of
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage
-from imagen_video.training.distill import DistillSpec, distill
+from imagen_video.training.distill import DistillSpec, distill, put_in_place
 from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec
 from imagen_video.video import Frames
@@ -145,11 +146,13 @@ def train(options: Options) -> None:
             options.out / STUDENT,
             dtype=torch.bfloat16,
         )
+        put_in_place(options.model, options.out / STUDENT, options.out / "cascade")
 
 
 def oscillating(guidance: GuidanceSpec, steps: int) -> GuidanceSpec:
-    """Twice the weight and none in turn, after an eighth of the steps."""
-    return replace(guidance, weight=2 * guidance.weight, low=0.0, constant_steps=steps // 8)
+    """Twice the weight and none in turn, after a quarter of the steps: the first of few lie above
+    the interval of guidance."""
+    return replace(guidance, weight=2 * guidance.weight, low=0.0, constant_steps=steps // 4)
 
 
 def sampled(stage: Stage, guidance: str, steps: int) -> Stage:

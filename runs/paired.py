@@ -103,8 +103,8 @@ class Paired:
                 share = f"; {100 * apart / other(every):+.0f} %" if what in DISTANCES else ""
                 cell += f" ({apart:+.3g} ± {half:.2g}{share})"
             cells.append(cell)
-        cost = [f"{row.seconds:.1f}", f"{row.flops / 1e12:.2f}"] if row.flops else ["", ""]
-        return cells + cost
+        seconds = f"{row.seconds:.1f}" if row.seconds else ""
+        return [*cells, seconds, f"{row.flops / 1e12:.2f}" if row.flops else ""]
 
     def _spread(self, difference: Callable[[Tensor], float], draws: int) -> float:
         """Standard deviation over parts of the prompts, with all of their seeds: drawn with putting

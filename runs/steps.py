@@ -1,15 +1,12 @@
 """Quality against the number of steps, from sweeps of a base and its student: a plot and a table.
 
-    imagen-video sweep mini --stage base --steps 4 8 16 32 --moves ddim ancestral dpmpp_2m \
-        --count 64 --out out/sweep
-    imagen-video sweep mini --stage base --steps 1 2 --moves ddim ancestral dpmpp_2m \
-        --count 64 --out out/sweep-few
-    imagen-video sweep out/distilled/cascades/constant-all-in-few-steps --stage base \
-        --steps 1 2 4 8 16 --count 64 --out out/sweep-student
-    python runs/steps.py docs/steps.png out/sweep out/sweep-few student=out/sweep-student
+    imagen-video sweep out/distilled/teacher --stage base --steps 1 2 4 8 16 32 \
+        --moves ddim ancestral dpmpp_2m --count 64 --out out/sweep
+    imagen-video sweep mini --stage base --steps 1 2 4 8 16 32 --count 64 --out out/sweep-student
+    python runs/steps.py docs/steps.png out/sweep student=out/sweep-student
 
-A curve is a move, or what stands before "=" for all of a folder. Settings that a sweep has not
-finished are left out.
+The teacher is mini's base in two calls where it is guided (runs/distilled.py train begins with it),
+the student is as mini ships. A curve is a move, or what stands before "=" for all of a folder.
 """
 
 import json
@@ -37,7 +34,10 @@ def curves(words: list[str]) -> dict[str, Points]:
                 for measure in measures
                 if measure["name"].startswith(name)
             }
-            found[label or sampler["move"]][sampler["num_steps"]] = wanted
+            curve, steps = label or sampler["move"], sampler["num_steps"]
+            if steps in found[curve]:
+                sys.exit(f"{curve} has {steps} steps twice: give sweeps of one guidance and shift")
+            found[curve][steps] = wanted
     return found
 
 

@@ -198,6 +198,7 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
         ("--guidance-updates 7", "--guidance-updates 3", "train.steps 7, not 3"),
         ("--threads 1", "--threads 1 --seed 1", "trained with seed 0, not 1"),
         ("--threads 1", "--threads 1 --direct", "none of the rounds 1-2-steps"),
+        ("--threads 1", f"--threads 1 --init-from {whole}/2-2-steps", "holds another round"),
         ("--learning-rate 1e-4", "--learning-rate 0", "learning_rate must be above 0"),
     ):
         changed = " ".join(map(str, words)).replace(before, now).split()

@@ -157,7 +157,7 @@ def distill(
     _refuse_others(job.out, [f"{number}-{name}" for number, (name, _) in enumerate(lessons, 1)])
     for number, (name, lesson) in enumerate(lessons, start=1):
         folder = job.out / f"{number}-{name}"
-        _claim(folder, lesson, teacher, job.previous)
+        _claim(folder, lesson, teacher, job, first=number == 1)
         taught = plain_spec(load_spec(teacher))
         student = lesson.spec(taught, spec.train(first.train, lesson))
         if spec.weighting is not None:
@@ -182,13 +182,14 @@ def distill(
         teacher = begin = folder
 
 
-def _claim(folder: Path, lesson: Lesson, teacher: Path, previous: Path | None) -> None:
+def _claim(folder: Path, lesson: Lesson, teacher: Path, job: JobSpec, *, first: bool) -> None:
     """Say in the folder which round it is for."""
     facts = {"lesson": asdict(lesson), "teacher": str(teacher.resolve())}
-    if lesson.side is not None:  # it is in no checkpoint, and read again when a run goes on
-        facts["weights"] = digest(teacher)
-    if previous is not None:
-        facts["previous"] = str(previous.resolve())
+    facts["weights"] = digest(teacher)  # in no checkpoint, and read again when a run goes on
+    if job.previous is not None:
+        facts["previous"] = str(job.previous.resolve())
+    if first and job.init_from is not None:
+        facts["init_from"] = str(job.init_from.resolve())
     text = json.dumps(facts, indent=1) + "\n"
     held = (folder / ROUND).read_text() if (folder / ROUND).exists() else None
     if held not in (None, text) and latest(folder) is not None:
