@@ -77,7 +77,9 @@ def conditioning(spec: StageSpec, frames: int) -> Conditioning:
         low = torch.randn(1, frames, spec.low_channels, *spec.input.size)
         level = torch.full((1,), 4.0)
     text, seen = torch.randn(1, 1, TOKENS, spec.unet.text_dim), torch.ones(1, 1, TOKENS) > 0
-    return Conditioning(text, seen, torch.ones(1, dtype=torch.bool), low, level)
+    told = torch.full((1,), spec.sampler.guidance.weight) if spec.unet.guided else None
+    is_video = torch.ones(1, dtype=torch.bool)
+    return Conditioning(text, seen, is_video, low, level, guidance=told)
 
 
 def measure(spec: StageSpec, rounds: int, *, graphs: bool) -> Row:
@@ -276,7 +278,7 @@ def main() -> None:
     parser.add_argument("--graphs", action="store_true", help="replay calls as CUDA graphs")
     wanted = parser.parse_args()
     torch.set_default_device(wanted.device)
-    spec = presets.find(wanted.preset)
+    spec = presets.shipped(wanted.preset)
     if wanted.stage:
         stage = spec.stage(wanted.stage)
         print(json.dumps(vars(measure(stage, wanted.rounds, graphs=wanted.graphs))))
