@@ -106,6 +106,7 @@ def test_sigterm_to_torchrun_saves_and_spares_the_loaders(tmp_path):
     run, _ = begin(tmp_path, "--workers", "1")
     run.terminate()
     _, said = run.communicate(timeout=120)
+    assert run.returncode == 1  # as torchrun ends on any signal
     assert "DataLoader worker" not in said
     assert facts_of(latest(tmp_path))["step"] == len(losses(tmp_path))
 
@@ -129,8 +130,9 @@ def close(a: Path, b: Path) -> None:
     assert apart.norm() < 1e-3 * torch.cat([w.flatten() for w in first.values()]).norm()
 
 
-def test_two_processes_train_as_one(alone, tmp_path):
-    found = train(tmp_path, ranks=2)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_many_processes_train_as_one(alone, tmp_path, ranks):
+    found = train(tmp_path, ranks=ranks)
     assert len(found) == 20
     assert found == pytest.approx(alone[0], abs=1e-4)
     close(tmp_path, alone[1])

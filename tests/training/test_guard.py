@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+import time
 
 import pytest
 import torch
@@ -122,12 +123,15 @@ def test_a_watch_tells_kinds_and_noise_levels_apart():
     logsnr = torch.tensor([-9.0, -1.0, 5.0])
     assert batch.is_video.tolist() == [True, True, False]
     assert list(watch.waiting(iter([batch]))) == [batch]
+    with watch.aside():
+        time.sleep(0.5)
     watch.saw(Loss(per_clip.mean(), per_clip, logsnr), batch)
     facts = watch.facts()
     assert (facts["loss"], facts["loss_video"], facts["loss_image"]) == (3, 1.5, 6)
     levels = {"..-8": 1, "-8..-4": None, "-4..0": 2, "0..4": None, "4..": 6}
     assert facts["loss_by_logsnr"] == levels
     assert 0 < facts["data_wait"] <= 1 and facts["memory_bytes"] > 2**20
+    assert facts["clips_per_second"] > 3 / 0.5  # but for what was done aside
     assert facts["flops_share"] == pytest.approx(30 * facts["clips_per_second"] / 1e3, rel=1e-4)
 
 

@@ -85,9 +85,14 @@ def of_folder(folder: Path) -> Iterator[dict[str, Any]]:
         kind = kind_of(path.name)
         if kind is None or path.name.startswith(".") or not path.is_file():
             continue
+        row = {"media": (str(path),), "kind": kind, "text": None}
         caption = path.with_suffix(".txt")
-        text = caption.read_text(errors="replace").strip() if caption.is_file() else None
-        yield {"media": (str(path),), "kind": kind, "text": text}
+        try:
+            if caption.is_file():
+                row["text"] = caption.read_text("utf-8-sig", errors="replace").strip()
+        except OSError as error:
+            row["broken"] = f"its caption cannot be read: {error.strerror}"
+        yield row
 
 
 def of_manifest(path: Path) -> Iterator[dict[str, Any]]:

@@ -121,11 +121,12 @@ class Trainer:
                 )
                 self.saver.poll()
                 due = due or saves
-                if due and not self.guard.in_a_row:  # what is being spoiled is not kept
-                    self.save()
-                    due = False
-                if draws:
-                    self._draw(draw_sheet)
+                with watch.aside():
+                    if due and not self.guard.in_a_row:  # what is being spoiled is not kept
+                        self.save()
+                        due = False
+                    if draws:
+                        self._draw(draw_sheet)
                 if stops:
                     break
             self._save_last()

@@ -5,7 +5,7 @@ import math
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +46,13 @@ class Watch:
                 return
             yield batch
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done meanwhile is no training, and no part of its speed."""
+        start = time.monotonic()
+        yield
+        self._start += time.monotonic() - start
+
     def saw(self, loss: Loss, batch: Batch) -> None:
         """One part of a batch; nothing is brought to the CPU before the next line."""
         kind = batch.is_video.to(loss.per_clip.device)
@@ -54,7 +61,8 @@ class Watch:
         self.rows += len(kind)
 
     def facts(self) -> dict[str, Any]:
-        """Means over every process since the last call, which all of them make together."""
+        """Means over every process since the last call, which all of them make together; of what
+        is waited for and held, that of the process which has most of it."""
         rows = torch.cat(self._rows, 1).double().cpu()
         # Of a skipped step, which is counted; a single one would hide all the others.
         loss, logsnr, video = rows[:, rows[0].isfinite()]
@@ -74,12 +82,18 @@ class Watch:
             "loss_by_logsnr": dict(zip(_names(), means[3:], strict=True)),
             "clips_per_second": speed,
             "flops_share": self.flops_per_row * speed / (self.peak * self.ranks.ranks),
-            "data_wait": self.waited / seconds,
-            "memory_bytes": _memory(self.ranks.device),
+            "data_wait": self._most(self.waited / seconds),
+            "memory_bytes": int(self._most(float(_memory(self.ranks.device)))),
             "slowed_clips": int(slowed),
         }
         self._clear()
         return {name: _short(value) for name, value in found.items()}
+
+    def _most(self, value: float) -> float:
+        """The largest of every process's."""
+        every = torch.zeros(self.ranks.ranks, dtype=torch.float64)
+        every[self.ranks.rank] = value
+        return self.ranks.total(every).max().item()
 
 
 def _names() -> list[str]:
