@@ -1,10 +1,11 @@
 """Folders, manifests and mixtures: every sample in its turn."""
 
 import json
+import os
+import signal
 import tarfile
 import time
 from collections import Counter
-from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 from shades import FORMAT, STILL, WHOLE, shade, source, write_video
 
 from imagen_video import presets
+from imagen_video.data import library
 from imagen_video.data import mix as mixes
 from imagen_video.data.clips import Example, Position
-from imagen_video.data.library import MediaSource
-from imagen_video.data.mix import Mix, batches
+from imagen_video.data.library import BadSamples, MediaSource
+from imagen_video.data.mix import Mix, batches, surviving
 from imagen_video.data.order import Shuffled, permuted
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.data.sources import Mixture, open_source, rows_of
@@ -238,8 +240,37 @@ class Deaf(Asked):
 def test_a_file_that_does_not_answer_ends_the_run(monkeypatch):
     monkeypatch.setattr(mixes, "SILENT", 1)
     mix = Mix(Deaf(), presets.tiny().stages[0], seed=0, steps=2)
-    with closing(batches(mix, start=0)) as loader, pytest.raises(ValueError, match="for 1 s: a fi"):
+    loader = batches(mix, start=0)
+    with pytest.raises(ValueError, match="timed out .*a file"), surviving(loader):
         next(loader)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_file_that_ends_its_reader_is_named_and_left_out(folder, tmp_path, monkeypatch, dies):
+    """As a decoder does that crashes, or never ends."""
+    fatal, read = sorted(folder.glob("*.png"))[0], library.read_image
+
+    def read_image(media):
+        if media.path == str(fatal):
+            os.kill(os.getpid(), signal.SIGSEGV) if dies else time.sleep(60)
+        return read(media)
+
+    monkeypatch.setattr(library, "read_image", read_image)
+    monkeypatch.setattr(mixes, "SILENT", 600 if dies else 3)
+
+    def captions() -> list[str]:
+        bad = BadSamples(tmp_path / "out" / "bad.jsonl", limit=0.5)
+        given = open_source([str(folder)], seed=0, bad=bad)
+        loader = batches(Mix(given, presets.tiny().stages[0], seed=0, steps=8), start=0)
+        with surviving(loader):
+            return [c for batch in loader for frames in batch.captions for c in frames]
+
+    with pytest.raises(ValueError, match=f"over {fatal}, which is left out"):
+        captions()
+    (line,) = map(json.loads, (tmp_path / "out" / "bad.jsonl").read_text().splitlines())
+    assert line["path"] == str(fatal) and line["broken"]
+    own = fatal.with_suffix(".txt").read_text()
+    assert own not in captions() and len(captions()) == 8 * 3 * 4
 
 
 def test_the_parts_of_a_batch_add_up_to_it():

@@ -124,14 +124,14 @@ def test_a_watch_tells_kinds_and_noise_levels_apart():
     assert batch.is_video.tolist() == [True, True, False]
     assert list(watch.waiting(iter([batch]))) == [batch]
     with watch.aside():
-        time.sleep(0.5)
+        time.sleep(1.0)
     watch.saw(Loss(per_clip.mean(), per_clip, logsnr), batch)
     facts = watch.facts()
     assert (facts["loss"], facts["loss_video"], facts["loss_image"]) == (3, 1.5, 6)
     levels = {"..-8": 1, "-8..-4": None, "-4..0": 2, "0..4": None, "4..": 6}
     assert facts["loss_by_logsnr"] == levels
     assert 0 < facts["data_wait"] <= 1 and facts["memory_bytes"] > 2**20
-    assert facts["clips_per_second"] > 3 / 0.5  # but for what was done aside
+    assert facts["clips_per_second"] > 3 / 1.0  # but for what was done aside
     assert facts["flops_share"] == pytest.approx(30 * facts["clips_per_second"] / 1e3, rel=1e-4)
 
 

@@ -4,13 +4,14 @@ import fcntl
 import json
 import os
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from io import BufferedIOBase
 from math import ceil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from imagen_video.data.media import (
     slowing,
 )
 from imagen_video.data.order import Shuffled, fraction, mixed
+from imagen_video.data.reading import noted
 from imagen_video.data.rows import Row, Rows
 from imagen_video.files import Unreachable
 from imagen_video.video import VideoFormat
@@ -60,9 +62,22 @@ class BadSamples:
     _broken: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set), init=False)
     _read: int = field(default=0, init=False)
     _start: int = field(default=0, init=False)
+    _fatal: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def __post_init__(self):
         self._start = self.path.stat().st_size if self.path.exists() else 0
+        for facts in _lines(self.path.read_bytes() if self._start else b""):
+            if facts.get("fatal"):
+                self._fatal.add((facts["source"], facts["path"]))
+
+    @contextmanager
+    def reading(self, source: str, name: str) -> Iterator[None]:
+        """A sample is being read, which may be the end of this process; ValueError for one that
+        was of another."""
+        if (source, name) in self._fatal:
+            raise ValueError("a process that read it died or never ended")
+        with noted(noted=str(self.path), source=source, path=name):
+            yield
 
     def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
         """Count a sample, `Row.name` of one of so many of its source (`of`), once."""
@@ -90,13 +105,25 @@ class BadSamples:
         file.seek(self._read)
         for line in file.readlines():
             self._read += len(line)
-            try:
-                facts = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # of a run that was killed while it wrote
-            self._seen.add((facts["source"], facts["path"]))
-            if facts["broken"] and self._read > self._start:
-                self._broken[facts["source"]].add(facts["path"])
+            for facts in _lines(line):
+                self._seen.add((facts["source"], facts["path"]))
+                if facts["broken"] and self._read > self._start:
+                    self._broken[facts["source"]].add(facts["path"])
+
+
+def _lines(content: bytes) -> Iterator[dict[str, Any]]:
+    """What was written, but for what a run was killed in."""
+    for line in content.splitlines():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
+def blame(path: Path, source: str, name: str, reason: str) -> None:
+    """Add to the file of bad samples one that ended the process that read it."""
+    line = {"source": source, "path": name, "reason": reason, "broken": True, "fatal": True}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        file.write(json.dumps(line).encode() + b"\n")
 
 
 def count_bad(folder: Path) -> int:
@@ -169,7 +196,8 @@ class MediaSource:
             row = self.rows[turns[index] if attempt == 0 else turns.other(index, attempt)]
             try:
                 at = self._place(index, attempt)
-                return example_of(row, format, crop, at, captioned=self.captioned)
+                with self.bad.reading(self.name, row.name):
+                    return example_of(row, format, crop, at, captioned=self.captioned)
             except ValueError as error:
                 self.bad.add(self.name, row.name, error, of=of)
         raise TooManyBad(

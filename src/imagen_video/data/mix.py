@@ -2,13 +2,18 @@
 
 import signal
 from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from imagen_video.data import reading
 from imagen_video.data.clips import Crop, Position, Source
+from imagen_video.data.library import blame
 from imagen_video.data.order import fraction
 from imagen_video.files import Unreachable
 from imagen_video.shapes import Bool, Int, UInt8
@@ -164,17 +169,18 @@ class _Answers(Dataset):
             return error
 
 
-def _deaf(worker: int) -> None:
+def _begin(notes: Tensor, worker: int) -> None:
     """The process that trains is told to stop, and says when its workers have done enough."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    reading.join(notes, worker)
 
 
 def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
     """The batch of every step from `start` on, rendered ahead in worker processes; to be closed.
 
-    Echoes are one batch after the other, and the same object. ValueError where none comes in
-    SILENT seconds.
+    Echoes are one batch after the other, and the same object. Work with them belongs into
+    `surviving`.
     """
     echoes = mix.stage.train.echoes
     drawn = range(start // echoes, -(-mix.steps // echoes))
@@ -184,19 +190,33 @@ def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
         sampler=drawn,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_deaf,
+        worker_init_fn=partial(_begin, reading.share(workers)),
         timeout=SILENT if workers else 0,
     )
+    for number, batch in zip(drawn, loader, strict=True):
+        if isinstance(batch, Exception):
+            raise batch
+        steps = range(number * echoes, min((number + 1) * echoes, mix.steps))
+        yield from (batch for step in steps if step >= start)
+
+
+@contextmanager
+def surviving(loader: Generator[Batch]) -> Iterator[None]:
+    """Closes the loader at the end. ValueError where one of its processes dies, or no batch comes
+    in SILENT seconds; a file that it was reading is noted with the bad samples, and left out when
+    the run goes on."""
     try:
-        for number, batch in zip(drawn, loader, strict=True):
-            if isinstance(batch, Exception):
-                raise batch
-            steps = range(number * echoes, min((number + 1) * echoes, mix.steps))
-            yield from (batch for step in steps if step >= start)
+        with closing(loader):
+            yield
     except RuntimeError as error:
-        if "DataLoader timed out" not in str(error):
+        if "DataLoader" not in str(error):
             raise
+        said, found = str(error).partition(". ")[0], reading.lost_to(error, silent=float(SILENT))
+        for facts in found:
+            blame(Path(facts["noted"]), facts["source"], facts["path"], said)
+        names = ", ".join(facts["path"] for facts in found)
+        why = "a file, the disk or store it lies on, or memory may be the cause"
+        why = f"over {names}, which is left out from now on" if found else why
         raise ValueError(
-            f"no batch came for {SILENT:g} s: a file, or the disk or store it lies on, does not "
-            "answer; the same command goes on from the last checkpoint"
+            f"{said}: {why}; the same command goes on from the last checkpoint"
         ) from error

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from imagen_video.data.library import count_bad
-from imagen_video.data.mix import Batch, batches
+from imagen_video.data.mix import Batch, batches, surviving
 from imagen_video.diffusion.objective import Draws, Loss, Objective, fixed_time
 from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost
 from imagen_video.info import matrix_rate
@@ -106,7 +106,7 @@ class Trainer:
             telling_lost(),
             keeping(self._save_last) if self.ranks.ranks == 1 else nullcontext(),
             closing(progress),
-            closing(loader),
+            surviving(loader),
             closing(coming),
         ):
             for parts in watch.waiting(coming):
