@@ -241,7 +241,7 @@ def test_a_file_that_does_not_answer_ends_the_run(monkeypatch):
     monkeypatch.setattr(mixes, "SILENT", 1)
     mix = Mix(Deaf(), presets.tiny().stages[0], seed=0, steps=2)
     loader = batches(mix, start=0)
-    with pytest.raises(ValueError, match="timed out .*a file"), surviving(loader):
+    with pytest.raises(ValueError, match=r"timed out .*a file"), surviving(loader):
         next(loader)
 
 
