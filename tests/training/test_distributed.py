@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import tiny_job  # pyright: ignore
 import torch
 from forked import fork  # pyright: ignore
 from safetensors.torch import load_file
-from tiny_job import train_base  # pyright: ignore
+from tiny_job import distil_base, train_base  # pyright: ignore
 
+from imagen_video.spec import GuidanceSpec
+from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import facts_of, latest, tensors_in
 
 
@@ -136,6 +139,34 @@ def test_many_processes_train_as_one(alone, tmp_path, ranks):
     assert len(found) == 20
     assert found == pytest.approx(alone[0], abs=1e-4)
     close(tmp_path, alone[1])
+
+
+def test_two_processes_distil_as_one(tiny, tmp_path):
+    """A trained network beside a frozen one, both in shards."""
+    base = tiny.stages[0]
+    spec = replace(
+        base.spec,
+        train=replace(base.spec.train, clips=2, image_packs=2),
+        sampler=replace(base.spec.sampler, guidance=GuidanceSpec(weight=3.0)),
+    )
+    teacher = tiny.with_stages(Stage(spec, base.unet))
+    teacher.save_pretrained(tmp_path / "teacher", dtype=torch.float32)
+    found = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        words = str(tmp_path / "teacher"), str(out), ranks
+        run = fork(distil_base, *words, said=tmp_path / f"said{ranks}", ranks=ranks)
+        for process in run:
+            process.join(300)
+        errors = (tmp_path / f"said{ranks}.err").read_text()
+        assert [process.exitcode for process in run] == [0] * ranks, errors[-3000:]
+        found.append(losses(out / "1-guidance"))
+    assert len(found[0]) == 6 and found[1] == pytest.approx(found[0], rel=1e-4)
+    one, two = (load_file(tmp_path / n / "1-guidance" / "model.safetensors") for n in "12")
+    own = [name for name in one if name.startswith("side.")]
+    assert all(torch.equal(two[name], weight) for name, weight in one.items() if name not in own)
+    apart = torch.cat([(two[name].float() - one[name].float()).flatten() for name in own])
+    assert apart.abs().max() < 1e-3
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-4), ("bf16", 0.02)])

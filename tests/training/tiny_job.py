@@ -3,12 +3,15 @@
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from imagen_video import presets
 from imagen_video.cli import main
 from imagen_video.training import job
+from imagen_video.training.distill import DistillSpec, distill
+from imagen_video.training.run import RunSpec
 
 
 def train_base(out: str, steps: int, stop: int, shards: int, *more: str) -> None:
@@ -30,6 +33,15 @@ def train_base(out: str, steps: int, stop: int, shards: int, *more: str) -> None
         words += [] if option in more else [option, value]
     sys.argv = ["imagen-video", "train", *words]
     main()
+
+
+def distil_base(teacher: str, out: str, shards: int) -> None:
+    """Teach a network beside the base of a cascade what guidance adds."""
+    torch.set_num_threads(1)
+    spec = DistillSpec(guidance_only=True, side=8, updates=6, learning_rate=1e-3)
+    run = RunSpec(precision="fp32", workers=0, log_every=1)
+    asked = job.JobSpec(stage="base", out=Path(out), shards=shards)
+    list(distill(presets.find(teacher), Path(teacher) / "base", asked, spec, run))
 
 
 def stopping_after(stop: int):
