@@ -163,7 +163,12 @@ def test_wide_pixels_are_shown_wide(tmp_path):
     start = data.index(b"tkhd") + 44  # the display matrix: a quarter turn
     data[start : start + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
     (tmp_path / "a.mp4").write_bytes(data)
-    assert (video_at(media) < 200).all()  # 80x48 as shown: the first quarter is cut off
+    # 80x48 as shown, clockwise: the first quarter is the upper one.
+    upper, middle, lower = (
+        read_clip(media, WANTED, WHOLE, span=ALL, at=Place(0.0, row, 0.5))[0][0, 0, :, 20] > 200
+        for row in (0.0, 0.5, 1.0)
+    )
+    assert upper[:16].all() and not upper[18:].any() and not middle.any() and not lower.any()
 
 
 BROKEN = {
@@ -213,11 +218,12 @@ def test_any_part_is_found_without_reading_all_before_it(tmp_path, container, co
 def coded(
     container: str, codec: str, pixels: str, frames, options: dict[str, str] | None = None
 ) -> bytes:
-    """A file of 80x48 frames at 24 fps, half of them transparent where `pixels` can say so."""
+    """A file at 24 fps, right of column 40 transparent where `pixels` can say so."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as written:
         stream = written.add_stream(codec, rate=24)
-        stream.width, stream.height, stream.pix_fmt = 80, 48, pixels
+        stream.height, stream.width = frames.shape[2:] if len(frames) else (48, 80)
+        stream.pix_fmt = pixels
         stream.options = options or {}
         for picture in frames:
             alpha = torch.full_like(picture[:1], 255)
@@ -257,12 +263,14 @@ def test_broken_videos_are_refused(tmp_path, name):
     [
         ("deep.mp4", "mp4", "libx264", "yuv420p10le"),
         ("grey.mkv", "matroska", "ffv1", "gray"),
+        ("odd.mkv", "matroska", "ffv1", "yuv420p"),
         ("alpha.mkv", "matroska", "ffv1", "yuva420p"),
         ("alpha.mov", "mov", "png", "rgba"),
     ],
 )
 def test_pixels_of_every_kind_are_read_as_what_they_show(tmp_path, name, container, codec, pixels):
-    (tmp_path / name).write_bytes(coded(container, codec, pixels, counted(96)))
+    frames = counted(96, 47, 79) if "odd" in name else counted(96)
+    (tmp_path / name).write_bytes(coded(container, codec, pixels, frames))
     video = video_at(Media(str(tmp_path / name)))
     assert numbers(video[..., :19]) == list(range(0, 64, 8))
     right = video[..., 21:]
@@ -296,17 +304,27 @@ def test_images_of_every_mode(tmp_path, mode):
 def test_transparent_images_lie_on_white_and_turned_ones_come_upright(tmp_path):
     Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (read_image(Media(str(tmp_path / "clear.png"))) == 255).all()
-    turned = Image.new("RGB", (6, 4))
+    turned = Image.new("RGB", (48, 32))
+    turned.paste((255, 255, 255), (0, 0, 16, 16))
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(Media(str(tmp_path / "turned.jpg"))).shape == (3, 6, 4)
+    upright = read_image(Media(str(tmp_path / "turned.jpg")))
+    white = upright[0] > 128  # clockwise: what was left is above, what was above is right
+    assert white.shape == (48, 32) and white[:16, 16:].all() and white.sum() == 16 * 16
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"no image", png()[:60], png()[:-30] + b"x" * 30, b"\x89PNG\r\n\x1a\n" + b"\0" * 50],
-    ids=["empty", "text", "cut", "changed", "header only"],
+    [
+        b"",
+        b"no image",
+        coded("mp4", "libx264", "yuv420p", counted(8)),
+        png()[:60],
+        png()[:-30] + b"x" * 30,
+        b"\x89PNG\r\n\x1a\n" + b"\0" * 50,
+    ],
+    ids=["empty", "text", "video", "cut", "changed", "header only"],
 )
 def test_broken_images_are_refused(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
