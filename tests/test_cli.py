@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -281,3 +282,12 @@ def test_training_needs_no_encoder_and_no_drawing_tool_beside_what_was_carried(t
     assert whitened.mean() > 1.2  # it began as the identity
     done = train_bare(9, tmp_path / "longer")
     assert done.returncode == 1 and "does not hold" in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "imagen_video", "info", "tiny"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 128 + signal.SIGPIPE

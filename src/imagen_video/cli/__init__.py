@@ -1,5 +1,7 @@
 """The command line: one dataclass of options and one function a command."""
 
+import os
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -67,6 +69,10 @@ def main() -> None:
     try:
         _refuse_repeated(sys.argv)
         COMMANDS[type(options)](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:
         print(f"imagen-video: {error}", file=sys.stderr)
         sys.exit(2)
