@@ -1,11 +1,15 @@
 """A data set looked through: what its report says, and what that costs."""
 
+import os
+import signal
 from dataclasses import replace
 
+import pytest
 from PIL import Image
 from shades import FORMAT, write_image, write_video
 
 from imagen_video import presets
+from imagen_video.data import library
 from imagen_video.data.check import check, try_row
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.video import VideoFormat
@@ -35,6 +39,22 @@ def test_a_check_tells_only_what_it_found_itself(folder, tmp_path):
     check([str(folder)], stage(), tmp_path / "out")
     (line,) = (tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()
     assert "1.png" in line
+
+
+def test_a_check_names_what_kills_its_reader_and_goes_on_without(folder, tmp_path, monkeypatch):
+    fatal, read = str(folder / "1.png"), library.read_image
+
+    def read_image(media):
+        if media.path == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(media)
+
+    monkeypatch.setattr(library, "read_image", read_image)
+    with pytest.raises(ValueError, match=f"over {fatal}, which is left out"):
+        check([str(folder)], stage(), tmp_path / "out")
+    for _ in range(2):
+        lines = "\n".join(check([str(folder)], stage(), tmp_path / "out"))
+        assert "usable 3 videos and 4 images; unfit 0; broken 1" in lines
 
 
 def test_a_check_says_how_large_images_are(folder, tmp_path):

@@ -1,8 +1,10 @@
 """A data set looked through before it is trained on: what fits, what is broken, what it shows."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from imagen_video.data import reading
 from imagen_video.data.clips import Crop
 from imagen_video.data.library import BAD_SAMPLES, BadSamples, example_of
 from imagen_video.data.media import Place, Unfit, read_image, shown, video_facts
@@ -78,18 +81,25 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
     """Try every sample of the sources for a stage; returns the report's lines.
 
     Writes a new bad_samples.jsonl and, for every source, a contact sheet of its first clips into
-    `out`.
+    `out`. ValueError over a sample that killed the process that read it: it is left out when this
+    is called again.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / BAD_SAMPLES).unlink(missing_ok=True)
     bad, lines = BadSamples(out / BAD_SAMPLES, limit=1.0), []
+    bad.renew()
     for number, name in enumerate(names):
         rows, report = rows_of(name), Report(name)
-        tries = DataLoader(_Tries(rows, spec), batch_size=None, num_workers=workers)
-        for row, found in zip(rows, tries, strict=True):
-            report.add(found)
-            if found.error is not None:
-                bad.add(name, row.name, found.error, of=len(rows))
+        tries = DataLoader(
+            _Tries(rows, spec, name, bad),
+            batch_size=None,
+            num_workers=workers,
+            worker_init_fn=partial(reading.join, reading.share(workers)),
+        )
+        with reading.surviving(math.inf):
+            for row, found in zip(rows, tries, strict=True):
+                report.add(found)
+                if found.error is not None:
+                    bad.add(name, row.name, found.error, of=len(rows))
         if report.shown:
             scale = max(1, HEIGHT // report.shown[0].shape[-2])
             sheet = contact_sheet(report.shown, columns=COLUMNS, scale=scale)
@@ -101,14 +111,19 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
 class _Tries(Dataset):
     """Every row tried: workers have the table once, and are asked for numbers."""
 
-    def __init__(self, rows: Rows, spec: StageSpec):
-        self.rows, self.spec = rows, spec
+    def __init__(self, rows: Rows, spec: StageSpec, source: str, bad: BadSamples):
+        self.rows, self.spec, self.source, self.bad = rows, spec, source, bad
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Found:
-        return try_row(self.rows[index], self.spec)
+        row = self.rows[index]
+        try:
+            with self.bad.reading(self.source, row.name):
+                return try_row(row, self.spec)
+        except ValueError as error:
+            return Found(row.kind, row.caption, error=error)
 
 
 def try_row(row: Row, spec: StageSpec) -> Found:

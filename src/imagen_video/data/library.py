@@ -76,13 +76,20 @@ class BadSamples:
         was of another."""
         if (source, name) in self._fatal:
             raise ValueError("a process that read it died or never ended")
-        with noted(noted=str(self.path), source=source, path=name):
+        with noted(bad=str(self.path), source=source, path=name):
             yield
+
+    def renew(self) -> None:
+        """Begin the file anew, but do not forget what ended its reader."""
+        self.path.unlink(missing_ok=True)
+        self._start = 0
 
     def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
         """Count a sample, `Row.name` of one of so many of its source (`of`), once."""
         line: dict[str, str | bool] = {"source": source, "path": name, "reason": str(error)}
         line["broken"] = not isinstance(error, Unfit)
+        if (source, name) in self._fatal:
+            line["fatal"] = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
             with suppress(OSError):  # of file systems without locks: a line may come twice
@@ -116,14 +123,6 @@ def _lines(content: bytes) -> Iterator[dict[str, Any]]:
     for line in content.splitlines():
         with suppress(json.JSONDecodeError):
             yield json.loads(line)
-
-
-def blame(path: Path, source: str, name: str, reason: str) -> None:
-    """Add to the file of bad samples one that ended the process that read it."""
-    line = {"source": source, "path": name, "reason": reason, "broken": True, "fatal": True}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        file.write(json.dumps(line).encode() + b"\n")
 
 
 def count_bad(folder: Path) -> int:

@@ -5,7 +5,6 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from imagen_video.data import reading
 from imagen_video.data.clips import Crop, Position, Source
-from imagen_video.data.library import blame
 from imagen_video.data.order import fraction
 from imagen_video.files import Unreachable
 from imagen_video.shapes import Bool, Int, UInt8
@@ -202,21 +200,7 @@ def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
 
 @contextmanager
 def surviving(loader: Generator[Batch]) -> Iterator[None]:
-    """Closes the loader at the end. ValueError where one of its processes dies, or no batch comes
-    in SILENT seconds; a file that it was reading is noted with the bad samples, and left out when
-    the run goes on."""
-    try:
-        with closing(loader):
-            yield
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
-            raise
-        said, found = str(error).partition(". ")[0], reading.lost_to(error, silent=float(SILENT))
-        for facts in found:
-            blame(Path(facts["noted"]), facts["source"], facts["path"], said)
-        names = ", ".join(facts["path"] for facts in found)
-        why = "a file, the disk or store it lies on, or memory may be the cause"
-        why = f"over {names}, which is left out from now on" if found else why
-        raise ValueError(
-            f"{said}: {why}; the same command goes on from the last checkpoint"
-        ) from error
+    """Closes the loader at the end; a file that killed or held up its reader is named, in a
+    ValueError, and left out when the run goes on."""
+    with reading.surviving(float(SILENT)), closing(loader):
+        yield

@@ -1,7 +1,7 @@
 """What the processes that load data are reading: a file that kills its reader is known by name.
 
 A decoder may crash, take all memory or never end, and say nothing. So every reader writes what it
-is about to read into memory that it shares with the process that trains.
+is about to read into memory that it shares with the process that started it.
 """
 
 import json
@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,8 @@ def join(notes: Tensor, worker: int) -> None:
 
 @contextmanager
 def noted(**facts: str) -> Iterator[None]:
-    """Whatever these facts name is being read."""
+    """Whatever these facts name (`source` and `path`) is being read; should it kill this process
+    it is added to the bad samples of the file `bad`."""
     if _own is None:
         yield
         return
@@ -51,7 +53,32 @@ def noted(**facts: str) -> Iterator[None]:
         _own[:] = 0
 
 
-def lost_to(error: RuntimeError, *, silent: float) -> list[dict[str, Any]]:
+@contextmanager
+def surviving(silent: float) -> Iterator[None]:
+    """ValueError where a process of the DataLoader within dies, or none answers in `silent`
+    seconds. What it read is noted with the bad samples, so that others leave it out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        said, found = str(error).partition(". ")[0], _lost_to(error, silent)
+        for facts in found:
+            _blame(Path(facts["bad"]), facts["source"], facts["path"], said)
+        names = ", ".join(facts["path"] for facts in found)
+        why = "a file, the disk or store it lies on, or memory may be the cause"
+        why = f"over {names}, which is left out from now on" if found else why
+        raise ValueError(f"{said}: {why}; give the same command to go on") from error
+
+
+def _blame(bad: Path, source: str, name: str, reason: str) -> None:
+    line = {"source": source, "path": name, "reason": reason, "broken": True, "fatal": True}
+    bad.parent.mkdir(parents=True, exist_ok=True)
+    with open(bad, "ab") as file:
+        file.write(json.dumps(line).encode() + b"\n")
+
+
+def _lost_to(error: RuntimeError, silent: float) -> list[dict[str, Any]]:
     """What the processes read that an error of the loader says have died; or, where it says that
     none answers, what has been read for most of the `silent` seconds."""
     said, found = str(error), []
