@@ -251,7 +251,9 @@ def png() -> bytes:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_videos_are_refused(tmp_path, name):
-    noise = torch.randint(0, 256, (96, 3, 48, 80), dtype=torch.uint8)
+    # One hole in twenty decodes as a picture like any other, so it is always the same one here.
+    seeded = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (96, 3, 48, 80), dtype=torch.uint8, generator=seeded)
     write(tmp_path / "good.mp4", noise, 24.0)
     (tmp_path / name).write_bytes(BROKEN[name]((tmp_path / "good.mp4").read_bytes()))
     with pytest.raises((ValueError, OSError)):
