@@ -17,7 +17,7 @@ import torch
 from common import machine
 
 from imagen_video import presets
-from imagen_video.data.library import BadSamples
+from imagen_video.data.bad_samples import BadSamples
 from imagen_video.data.mix import Mix, batches
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.data.sources import open_source

@@ -22,8 +22,8 @@ from tyro.conf import Positional
 
 from imagen_video import presets
 from imagen_video.cascade import Cascade
+from imagen_video.data.bad_samples import BadSamples
 from imagen_video.data.clips import Crop
-from imagen_video.data.library import BadSamples
 from imagen_video.data.sources import open_source
 from imagen_video.metrics.measures import decibels, psnr, squared_error
 from imagen_video.pictures import contact_sheet, write_png

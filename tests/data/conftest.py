@@ -3,7 +3,7 @@
 import pytest
 from shades import write_image, write_video
 
-from imagen_video.data.library import BadSamples
+from imagen_video.data.bad_samples import BadSamples
 
 
 @pytest.fixture

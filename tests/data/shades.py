@@ -3,6 +3,7 @@
 import torch
 from PIL import Image
 
+from imagen_video.data import library
 from imagen_video.data.clips import Crop
 from imagen_video.data.library import MediaSource
 from imagen_video.data.rows import Rows, of_folder
@@ -22,6 +23,16 @@ def write_video(path, value: int, frames: int = 8, height: int = 16, width: int 
 def write_image(path, value: int):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (24, 16), (value,) * 3).save(path)
+
+
+def deadly(monkeypatch, path, end):
+    """Let `end` be called in place of reading an image, as a decoder may crash or never end."""
+    read = library.read_image
+
+    def read_image(media):
+        return end() if media.path == str(path) else read(media)
+
+    monkeypatch.setattr(library, "read_image", read_image)
 
 
 def source(root, bad, **options):

@@ -10,7 +10,8 @@ import pytest
 from shades import FORMAT, STILL, WHOLE, source, write_video
 
 from imagen_video.data import library
-from imagen_video.data.library import BadSamples, MediaSource, TooManyBad
+from imagen_video.data.bad_samples import BadSamples, TooManyBad
+from imagen_video.data.library import MediaSource
 from imagen_video.data.rows import Rows
 
 

@@ -1,15 +1,14 @@
 """A data set looked through: what its report says, and what that costs."""
 
-import os
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from PIL import Image
-from shades import FORMAT, write_image, write_video
+from shades import FORMAT, deadly, write_image, write_video
 
 from imagen_video import presets
-from imagen_video.data import library
 from imagen_video.data.check import check, try_row
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.video import VideoFormat
@@ -42,14 +41,8 @@ def test_a_check_tells_only_what_it_found_itself(folder, tmp_path):
 
 
 def test_a_check_names_what_kills_its_reader_and_goes_on_without(folder, tmp_path, monkeypatch):
-    fatal, read = str(folder / "1.png"), library.read_image
-
-    def read_image(media):
-        if media.path == fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return read(media)
-
-    monkeypatch.setattr(library, "read_image", read_image)
+    fatal = folder / "1.png"
+    deadly(monkeypatch, fatal, partial(signal.raise_signal, signal.SIGKILL))
     with pytest.raises(ValueError, match=f"over {fatal}, which is left out"):
         check([str(folder)], stage(), tmp_path / "out")
     for _ in range(2):

@@ -1,24 +1,24 @@
 """Folders, manifests and mixtures: every sample in its turn."""
 
 import json
-import os
 import signal
 import tarfile
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from shades import FORMAT, STILL, WHOLE, shade, source, write_video
+from shades import FORMAT, STILL, WHOLE, deadly, shade, source, write_video
 
 from imagen_video import presets
-from imagen_video.data import library
 from imagen_video.data import mix as mixes
+from imagen_video.data.bad_samples import BadSamples
 from imagen_video.data.clips import Example, Position
-from imagen_video.data.library import BadSamples, MediaSource
+from imagen_video.data.library import MediaSource
 from imagen_video.data.mix import Mix, batches, surviving
 from imagen_video.data.order import Shuffled, permuted
 from imagen_video.data.rows import Rows, of_folder
@@ -247,15 +247,9 @@ def test_a_file_that_does_not_answer_ends_the_run(monkeypatch):
 
 @pytest.mark.parametrize("dies", [True, False])
 def test_a_file_that_ends_its_reader_is_named_and_left_out(folder, tmp_path, monkeypatch, dies):
-    """As a decoder does that crashes, or never ends."""
-    fatal, read = sorted(folder.glob("*.png"))[0], library.read_image
-
-    def read_image(media):
-        if media.path == str(fatal):
-            os.kill(os.getpid(), signal.SIGSEGV) if dies else time.sleep(60)
-        return read(media)
-
-    monkeypatch.setattr(library, "read_image", read_image)
+    fatal = folder / "0.png"
+    crash = partial(signal.raise_signal, signal.SIGSEGV)
+    deadly(monkeypatch, fatal, crash if dies else partial(time.sleep, 60))
     monkeypatch.setattr(mixes, "SILENT", 600 if dies else 3)
 
     def captions() -> list[str]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imagen_video.data import reading
+from imagen_video.data.bad_samples import BAD_SAMPLES, BadSamples, join, share, surviving
 from imagen_video.data.clips import Crop
-from imagen_video.data.library import BAD_SAMPLES, BadSamples, example_of
+from imagen_video.data.library import example_of
 from imagen_video.data.media import Place, Unfit, read_image, shown, video_facts
 from imagen_video.data.rows import Row, Rows
 from imagen_video.data.sources import rows_of
@@ -93,9 +93,9 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
             _Tries(rows, spec, name, bad),
             batch_size=None,
             num_workers=workers,
-            worker_init_fn=partial(reading.join, reading.share(workers)),
+            worker_init_fn=partial(join, share(workers)),
         )
-        with reading.surviving(math.inf):
+        with surviving(math.inf):
             for row, found in zip(rows, tries, strict=True):
                 report.add(found)
                 if found.error is not None:

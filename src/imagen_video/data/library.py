@@ -1,24 +1,16 @@
 """Videos and images of one's own as a source of training examples."""
 
-import fcntl
-import json
 import os
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from hashlib import blake2b
-from io import BufferedIOBase
 from math import ceil
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from imagen_video.data.bad_samples import BadSamples, TooManyBad
 from imagen_video.data.clips import Crop, Example, Position
 from imagen_video.data.media import (
     Place,
-    Unfit,
     covering,
     fitted,
     read_clip,
@@ -26,7 +18,6 @@ from imagen_video.data.media import (
     slowing,
 )
 from imagen_video.data.order import Shuffled, fraction, mixed
-from imagen_video.data.reading import noted
 from imagen_video.data.rows import Row, Rows
 from imagen_video.files import Unreachable
 from imagen_video.video import VideoFormat
@@ -39,96 +30,6 @@ TRIED = 1000
 # samples, none is.
 HELD_OUT, FEW, SMALL = 50, 10, 100
 Part = Literal["train", "test"]
-BAD_SAMPLES = "bad_samples.jsonl"
-
-
-class TooManyBad(ValueError):
-    """A data set that is not worth training on."""
-
-
-@dataclass
-class BadSamples:
-    """The file of samples that were skipped, one JSON line each: source, path, reason, and whether
-    it is broken or only unfit for this stage.
-
-    Every worker and rank appends to the same file. A source of which this run finds more than
-    `limit` (a share of what it has tried, or of TRIED or the whole set if that was less) broken is
-    a TooManyBad. Lines of earlier runs are a record and no charge: a file may have been mended.
-    """
-
-    path: Path
-    limit: float = 0.05
-    _seen: set[tuple[str, str]] = field(default_factory=set, init=False)
-    _broken: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set), init=False)
-    _read: int = field(default=0, init=False)
-    _start: int = field(default=0, init=False)
-    _fatal: set[tuple[str, str]] = field(default_factory=set, init=False)
-
-    def __post_init__(self):
-        self._start = self.path.stat().st_size if self.path.exists() else 0
-        for facts in _lines(self.path.read_bytes() if self._start else b""):
-            if facts.get("fatal"):
-                self._fatal.add((facts["source"], facts["path"]))
-
-    @contextmanager
-    def reading(self, source: str, name: str) -> Iterator[None]:
-        """A sample is being read, which may be the end of this process; ValueError for one that
-        was of another."""
-        if (source, name) in self._fatal:
-            raise ValueError("a process that read it died or never ended")
-        with noted(bad=str(self.path), source=source, path=name):
-            yield
-
-    def renew(self) -> None:
-        """Begin the file anew, but do not forget what ended its reader."""
-        self.path.unlink(missing_ok=True)
-        self._start = 0
-
-    def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
-        """Count a sample, `Row.name` of one of so many of its source (`of`), once."""
-        line: dict[str, str | bool] = {"source": source, "path": name, "reason": str(error)}
-        line["broken"] = not isinstance(error, Unfit)
-        if (source, name) in self._fatal:
-            line["fatal"] = True
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab+") as file:
-            with suppress(OSError):  # of file systems without locks: a line may come twice
-                fcntl.flock(file, fcntl.LOCK_EX)
-            self._catch_up(file)
-            if (source, name) not in self._seen:
-                file.write(json.dumps(line).encode() + b"\n")
-        if line["broken"]:
-            self._broken[source].add(name)
-        broken = len(self._broken[source])
-        if broken > self.limit * of:
-            raise TooManyBad(
-                f"{broken} of the {of} samples of {source} are broken, more than {self.limit:.0%}: "
-                f"see {self.path}; mend or remove them (train --max-bad allows more); one of them: "
-                f"{error}"
-            )
-
-    def _catch_up(self, file: BufferedIOBase) -> None:
-        """Take note of what this and other processes wrote."""
-        file.seek(self._read)
-        for line in file.readlines():
-            self._read += len(line)
-            for facts in _lines(line):
-                self._seen.add((facts["source"], facts["path"]))
-                if facts["broken"] and self._read > self._start:
-                    self._broken[facts["source"]].add(facts["path"])
-
-
-def _lines(content: bytes) -> Iterator[dict[str, Any]]:
-    """What was written, but for what a run was killed in."""
-    for line in content.splitlines():
-        with suppress(json.JSONDecodeError):
-            yield json.loads(line)
-
-
-def count_bad(folder: Path) -> int:
-    """How many samples runs into a folder have skipped so far."""
-    path = folder / BAD_SAMPLES
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 class MediaSource:

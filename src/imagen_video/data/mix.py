@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from imagen_video.data import reading
+from imagen_video.data import bad_samples
 from imagen_video.data.clips import Crop, Position, Source
 from imagen_video.data.order import fraction
 from imagen_video.files import Unreachable
@@ -171,7 +171,7 @@ def _begin(notes: Tensor, worker: int) -> None:
     """The process that trains is told to stop, and says when its workers have done enough."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    reading.join(notes, worker)
+    bad_samples.join(notes, worker)
 
 
 def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
@@ -188,7 +188,7 @@ def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
         sampler=drawn,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=partial(_begin, reading.share(workers)),
+        worker_init_fn=partial(_begin, bad_samples.share(workers)),
         timeout=SILENT if workers else 0,
     )
     for number, batch in zip(drawn, loader, strict=True):
@@ -202,5 +202,5 @@ def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
 def surviving(loader: Generator[Batch]) -> Iterator[None]:
     """Closes the loader at the end; a file that killed or held up its reader is named, in a
     ValueError, and left out when the run goes on."""
-    with reading.surviving(float(SILENT)), closing(loader):
+    with bad_samples.surviving(float(SILENT)), closing(loader):
         yield

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from imagen_video.data.bad_samples import BadSamples
 from imagen_video.data.clips import Crop, Example, Position, Source
-from imagen_video.data.library import BadSamples, MediaSource, Part
+from imagen_video.data.library import MediaSource, Part
 from imagen_video.data.order import fraction
 from imagen_video.data.rows import TABLES, Rows, of_folder, of_manifest
 from imagen_video.data.stickers.source import StickerSource

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from imagen_video.data.bad_samples import BadSamples
 from imagen_video.data.clips import Crop, Example, Source
-from imagen_video.data.library import BadSamples
 from imagen_video.data.sources import open_source
 from imagen_video.data.stickers import Scene, StickerWorld, render, scene_for
 from imagen_video.data.stickers.evaluation import FIELDS

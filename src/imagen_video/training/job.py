@@ -10,8 +10,9 @@ from typing import Literal
 
 import torch
 
+from imagen_video.data.bad_samples import BAD_SAMPLES, BadSamples
 from imagen_video.data.clips import Source
-from imagen_video.data.library import BAD_SAMPLES, BadSamples, Part
+from imagen_video.data.library import Part
 from imagen_video.data.mix import Mix
 from imagen_video.data.sources import open_source, rows_of
 from imagen_video.data.stickers import prerender

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from imagen_video.data.library import count_bad
+from imagen_video.data.bad_samples import count_bad
 from imagen_video.data.mix import Batch, batches, surviving
 from imagen_video.diffusion.objective import Draws, Loss, Objective, fixed_time
 from imagen_video.distributed import Ranks, gathered, synchronise, telling_lost

@@ -1,0 +1,185 @@
+"""Samples that cannot be used: counted on disk, those that end the process which reads them too.
+
+A decoder may crash, take all memory or never end, and say nothing. So every reader writes what it
+is about to read into memory that it shares with the process that started it.
+"""
+
+import fcntl
+import json
+import math
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imagen_video.data.media import Unfit
+
+BAD_SAMPLES = "bad_samples.jsonl"
+# Bytes for what one process reads: a path and a source.
+ROOM = 16384
+_notes: Tensor | None = None
+_own: np.ndarray | None = None
+
+
+class TooManyBad(ValueError):
+    """A data set that is not worth training on."""
+
+
+class Fatal(ValueError):
+    """A sample that ended the process that read it."""
+
+
+@dataclass
+class BadSamples:
+    """The file of samples that were skipped, one JSON line each: source, path, reason, whether it
+    is broken or only unfit for this stage, and whether it is Fatal.
+
+    Every worker and rank appends to the same file. A source of which this run finds more than
+    `limit` (a share of what it has tried, or of TRIED or the whole set if that was less) broken is
+    a TooManyBad. Lines of earlier runs are a record and no charge: a file may have been mended.
+    Only what is Fatal is not read again, until its line is deleted.
+    """
+
+    path: Path
+    limit: float = 0.05
+    _seen: set[tuple[str, str, bool]] = field(default_factory=set, init=False)
+    _broken: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set), init=False)
+    _read: int = field(default=0, init=False)
+    _start: int = field(default=0, init=False)
+    _fatal: set[tuple[str, str]] = field(default_factory=set, init=False)
+
+    def __post_init__(self):
+        before = self.path.read_bytes() if self.path.exists() else b""
+        self._start = len(before)
+        self._fatal = {(f["source"], f["path"]) for f in _lines(before) if f.get("fatal")}
+
+    def renew(self) -> None:
+        """Begin the file anew, but do not forget what is Fatal."""
+        self.path.unlink(missing_ok=True)
+        self._start = 0
+
+    @contextmanager
+    def reading(self, source: str, name: str) -> Iterator[None]:
+        """`Row.name` of a source is read meanwhile, and known by name if it ends this process (see
+        `surviving`); Fatal if it has ended another."""
+        if (source, name) in self._fatal:
+            raise Fatal("a process that read it died or never ended")
+        with _noted(bad=str(self.path), source=source, path=name):
+            yield
+
+    def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
+        """Count a sample, `Row.name` of one of so many of its source (`of`), once."""
+        fatal, broken = isinstance(error, Fatal), not isinstance(error, Unfit)
+        line = {"source": source, "path": name, "reason": str(error), "broken": broken}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab+") as file:
+            with suppress(OSError):  # of file systems without locks: a line may come twice
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self._catch_up(file)
+            if (source, name, fatal) not in self._seen:
+                told = line | ({"fatal": True} if fatal else {})
+                file.write(json.dumps(told).encode() + b"\n")
+        if broken:
+            self._broken[source].add(name)
+        count = len(self._broken[source])
+        if count > self.limit * of:
+            raise TooManyBad(
+                f"{count} of the {of} samples of {source} are broken, more than {self.limit:.0%}: "
+                f"see {self.path}; mend or remove them (train --max-bad allows more); one of them: "
+                f"{error}"
+            )
+
+    def _catch_up(self, file: BufferedIOBase) -> None:
+        """Take note of what this and other processes wrote."""
+        file.seek(self._read)
+        for line in file.readlines():
+            self._read += len(line)
+            for facts in _lines(line):
+                self._seen.add((facts["source"], facts["path"], facts.get("fatal", False)))
+                if facts["broken"] and self._read > self._start:
+                    self._broken[facts["source"]].add(facts["path"])
+
+
+def _lines(content: bytes) -> Iterator[dict[str, Any]]:
+    """What was written, but for what a run was killed in."""
+    for line in content.splitlines():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
+def count_bad(folder: Path) -> int:
+    """How many samples runs into a folder have skipped so far."""
+    path = folder / BAD_SAMPLES
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def share(workers: int) -> Tensor:
+    """Room for the notes of so many processes, by the one that starts them."""
+    global _notes
+    _notes = torch.zeros(workers, ROOM, dtype=torch.uint8).share_memory_()
+    return _notes
+
+
+def join(notes: Tensor, worker: int) -> None:
+    """Called by a process that was started: from now on it notes what it reads."""
+    global _own
+    _own = notes[worker].numpy()
+
+
+@contextmanager
+def _noted(**facts: str) -> Iterator[None]:
+    if _own is None:
+        yield
+        return
+    text = json.dumps(facts | {"pid": os.getpid(), "since": time.monotonic()}).encode()
+    if len(text) <= ROOM:
+        _own[: len(text)] = np.frombuffer(text, np.uint8)
+        _own[len(text) :] = 0
+    try:
+        yield
+    finally:
+        _own[:] = 0
+
+
+@contextmanager
+def surviving(silent: float) -> Iterator[None]:
+    """ValueError where a process of the DataLoader within dies, or none answers in `silent`
+    seconds. What it read is added to the bad samples, as Fatal."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        said, found = str(error).partition(". ")[0], _lost_to(error, silent)
+        for facts in found:
+            bad = BadSamples(Path(facts["bad"]), limit=math.inf)
+            bad.add(facts["source"], facts["path"], Fatal(said), of=1)
+        names = ", ".join(facts["path"] for facts in found)
+        why = "a file, the disk or store it lies on, or memory may be the cause"
+        why = f"over {names}, which is left out from now on" if found else why
+        raise ValueError(f"{said}: {why}; give the same command to go on") from error
+
+
+def _lost_to(error: RuntimeError, silent: float) -> list[dict[str, Any]]:
+    """What the processes read that an error of the loader says have died; or, where it says that
+    none answers, what has been read for most of the `silent` seconds."""
+    said, found = str(error), []
+    named = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", said)
+    dead = [int(pid) for pid in re.findall(r"\d+", named[1])] if named else []
+    late = time.monotonic() - silent / 2 if "DataLoader timed out" in said else 0.0
+    for note in [] if _notes is None else _notes.numpy():
+        with suppress(ValueError):  # nothing, or what was being written
+            facts = json.loads(note.tobytes().rstrip(b"\0"))
+            if facts["pid"] in dead or facts["since"] < late:
+                found.append(facts)
+    return found
