@@ -25,7 +25,6 @@ from typing import Literal
 import torch
 import tyro
 from paired import Paired, Row, as_markdown, captions_of, records_in
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tyro.conf import Positional
 
@@ -37,6 +36,7 @@ from imagen_video.evaluation.prompts import Prompt, prompts_of
 from imagen_video.evaluation.records import settings_of
 from imagen_video.evaluation.reference import StickerReference
 from imagen_video.evaluation.run import Column, Evaluation, computed_by
+from imagen_video.evaluation.sweep import Before
 from imagen_video.evaluation.upsampled import Small
 from imagen_video.files import replacing
 from imagen_video.index import INDEX, load_spec
@@ -49,16 +49,13 @@ from imagen_video.stage import Stage
 from imagen_video.training.distill import DistillSpec, distill, put_in_place
 from imagen_video.training.job import JobSpec
 from imagen_video.training.run import RunSpec
-from imagen_video.video import Frames
-from imagen_video.weights import load_stage, save_stage, without_side
+from imagen_video.weights import load_stage, save_stage, without_side, working_dtype
 
 LONG = {"base": 32, "tsr1": 16, "ssr1": 16}
 """Steps of what is not distilled."""
 GUIDANCES = ("constant", "oscillating")
 ROWS = {"undistilled": (), "SR in few steps": ("tsr1", "ssr1"), "all in few steps": tuple(LONG)}
 """The stages that are sampled in few steps."""
-BEGUN = {"SR in few steps": "undistilled"}
-"""Rows that go on from the base's videos of another."""
 STUDENT, TIMES = "student", "times.json"
 
 
@@ -102,6 +99,7 @@ def main() -> None:
         timed(options)
     else:
         with started(options.device) as ranks:
+            options.device = str(ranks.device)
             for guidance in options.guidance:
                 for row in options.rows:
                     measure(guidance, row, options, ranks)
@@ -175,74 +173,54 @@ def truth_folder(options: Options) -> Path:
 
 def cascade_of(guidance: str, row: str, options: Options) -> Cascade:
     """A row's cascade; with the student that is trained here if there is one, else mini's own."""
-    mini, trained = Cascade.from_pretrained(options.model), options.out / STUDENT
-    dtype, stages = next(mini.stages[0].unet.parameters()).dtype, []
+    mini = Cascade.from_pretrained(options.model, device=options.device)
+    trained, stages = options.out / STUDENT, []
     for own in mini.stages:
         steps = own.spec.sampler.num_steps
         if own.spec.name in LONG and own.spec.name not in ROWS[row]:
             own, steps = without_side(own), LONG[own.spec.name]
-        elif own.spec.name == "base" and trained.exists():
-            own = load_stage(trained, dtype=dtype)
+        elif own.spec.name == "base":
+            if trained.exists():
+                dtype = working_dtype(options.device)
+                own = load_stage(trained, device=options.device, dtype=dtype)
+            if own.spec.unet.side is None:
+                raise ValueError(f"no student at {trained}: train it")
         stages.append(sampled(own, guidance, steps))
     return mini.with_stages(*stages)
 
 
-def asked(options: Options) -> EvaluationSpec:
-    return EvaluationSpec(count=options.count, seeds=options.seeds)
-
-
-@dataclass(kw_only=True)
-class Measured(Evaluation):
-    """A row, which keeps what the base made for rows that go on from it."""
-
-    def keep_video(self, index: int, name: str, video: Frames, fps: float) -> None:
-        if name == "base":
-            path = self.begun(index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                save_file({"video": video.contiguous()}, temporary)
-        super().keep_video(index, name, video, fps)
-
-    def begun(self, index: int) -> Path:
-        """Where the base's video of a sample is."""
-        return self.out / "base" / f"{index:05}.safetensors"
-
-
 def measure(guidance: str, row: str, options: Options, ranks: Ranks) -> None:
-    """Sample a row and look at it; at true clips once for all rows."""
-    cascade, spec = cascade_of(guidance, row, options), asked(options)
+    """Sample a row and look at it; true clips, and what one base makes, are there once for all."""
+    spec = EvaluationSpec(count=options.count, seeds=options.seeds, device=options.device)
+    cascade = cascade_of(guidance, row, options)
     prompts = prompts_of("stickers", options.count)
     tools, reference = tools_of(spec, prompts), StickerReference(prompts)
-    final = cascade.spec.stage(options.until)
-
-    def evaluation(name: str) -> Measured:
-        return Measured(
-            columns=[Column(final.name, final.output)],
-            prompts=prompts,
-            counts=counts_of(prompts, spec, reference, own=False),
-            tools=tools,
-            reference=reference,
-            out=row_folder(guidance, name, options),
-            shared=truth_folder(options),
-            ranks=ranks,
-        )
-
-    made, before = evaluation(row), evaluation(BEGUN.get(row, row))
-    stages = cascade.plan(SampleSpec(until=final.name))
-    told = {s.spec.name: [digest_of(s.unet), asdict(s.spec.sampler)] for s in stages}
-    made.settle(settings_of(tools, stages=told, computed=computed_by(cascade), seed=spec.seed))
-    start = stages[1].spec.name if row in BEGUN else None
+    base, *stages = cascade.plan(SampleSpec(until=options.until))
+    start, final = stages[0].spec, stages[-1].spec
+    evaluation = Evaluation(
+        columns=[Column(final.name, final.output)],
+        prompts=prompts,
+        counts=counts_of(prompts, spec, reference, own=False),
+        tools=tools,
+        reference=reference,
+        out=row_folder(guidance, row, options),
+        shared=truth_folder(options),
+        ranks=ranks,
+    )
+    told = {s.spec.name: [digest_of(s.unet), asdict(s.spec.sampler)] for s in (base, *stages)}
+    facts = {"stages": told, "computed": computed_by(cascade), "seed": spec.seed}
+    evaluation.settle(settings_of(tools, **facts))
+    before = Before(cascade, start.name, spec, options.out)
 
     def wanted(index: int) -> SampleSpec:
-        return SampleSpec(seed=spec.seed + index, start=start, until=final.name)
+        return SampleSpec(seed=spec.seed + index, start=start.name, until=final.name)
 
     def low(index: int) -> tuple[Prompt, Small, None]:
-        if not before.begun(index).exists():
-            raise ValueError(f"no video of the base at {before.begun(index)}: measure {BEGUN[row]}")
-        return made.prompt(index), load_file(before.begun(index))["video"], None
+        prompt = evaluation.prompt(index)
+        return prompt, before(prompt, index), None
 
-    made.make_references()
-    made.make_samples(cascade, wanted, low if start else None)
+    evaluation.make_references()
+    evaluation.make_samples(cascade, wanted, low)
     ranks.wait()
 
 

@@ -176,15 +176,13 @@ class Evaluation:
             prompt, given, true = low(i) if low else (self.prompt(i), None, None)
             start = time.monotonic()
             for progress in cascade.stream([prompt.text], wanted(i), low=given):
-                if progress.video is None:
+                if progress.video is None or progress.stage not in looked:
                     continue
                 facts: dict[str, Any] = {"seconds": time.monotonic() - start}
-                self.keep_video(i, progress.stage, progress.video, progress.fps)
-                if progress.stage not in looked:
-                    continue
                 if true is not None:
                     spec = cascade.spec.stage(progress.stage)
                     facts["psnr"] = own_psnr(progress.video, true, spec)
+                self.keep_video(i, progress.stage, progress.video, progress.fps)
                 facts |= {"prompt": prompt.text, "asked": dict(prompt.facts)}
                 record = self.tools.record(progress.video, **facts)
                 record.save(self.path("cascade", progress.stage, i))
