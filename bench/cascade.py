@@ -6,8 +6,7 @@ whole run.
 
 With a prompt it runs a trained cascade from text to mp4 and shows what every stage's seconds go
 into: calls of the network, and beside them conditioning, noise, the sampler's moves and the rest.
-
-Without one: bfloat16 weights, one unguided call, as in sampling. A stage that samples in windows of
+Without one: bfloat16 weights, one call, as in sampling. A stage that samples in windows of
 frames is measured on one inner window, with the neighbouring frames it reads. Every stage runs in a
 process of its own, whose peak memory counts the interpreter and PyTorch (about 0.25 GiB) too; on a
 GPU it is what the allocator gave out. With `--graphs` a GPU replays the call as a CUDA graph.
@@ -78,8 +77,7 @@ def conditioning(spec: StageSpec, frames: int) -> Conditioning:
         level = torch.full((1,), 4.0)
     text, seen = torch.randn(1, 1, TOKENS, spec.unet.text_dim), torch.ones(1, 1, TOKENS) > 0
     told = torch.full((1,), spec.sampler.guidance.weight) if spec.unet.guided else None
-    is_video = torch.ones(1, dtype=torch.bool)
-    return Conditioning(text, seen, is_video, low, level, guidance=told)
+    return Conditioning(text, seen, torch.ones(1) > 0, low, level, guidance=told)
 
 
 def measure(spec: StageSpec, rounds: int, *, graphs: bool) -> Row:

@@ -78,14 +78,15 @@ def opened(
         with av.open(source, options=bound, **lenient) as container:
             if not container.streams.video:
                 raise ValueError(f"{name!r} holds no video")
-            if container.streams.video[0].codec_context is None:
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
                 raise ValueError(f"{name!r} is coded in a way that nothing here reads")
-            light = HDR.get(container.streams.video[0].codec_context.color_trc)
-            if light:
+            if stream.codec_context.color_trc in HDR:
+                kind = HDR[stream.codec_context.color_trc]
                 raise ValueError(
-                    f"{name!r} is HDR video ({light}), whose colours are not read here: make it "
+                    f"{name!r} is HDR video ({kind}), whose colours are not read here: make it "
                     "SDR, as with ffmpeg's filters zscale and tonemap"
                 )
-            yield container, container.streams.video[0]
+            yield container, stream
     except FFmpegError as error:
         raise ValueError(f"cannot read {name!r} as a video: {error.strerror}") from error

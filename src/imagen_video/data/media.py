@@ -177,14 +177,15 @@ def shown(media: Media, times: Sequence[float]) -> Iterator[UInt8[Tensor, "3 h w
 def _timed(container: Any, stream: Any, begin: float) -> Iterator[tuple[Any, float]]:
     """Decoded frames from one shown at `begin` or before, each with the second at which it ends."""
     origin = float((stream.start_time or 0) * stream.time_base)
-    whole = begin <= 1
-    for place in () if whole else (begin - earlier for earlier in EARLIER):
-        container.seek(int((max(0, place) + origin) / stream.time_base), stream=stream)
+    for earlier in EARLIER if begin > 1 else ():
+        place = max(0, begin - earlier) + origin
+        container.seek(int(place / stream.time_base), stream=stream)
         frames = _from_key(container, stream)
         first = next(frames, None)
         if first is not None and first.time - origin <= begin:
-            return (yield from _lasting(chain([first], frames), stream, origin))
-    if not whole:
+            yield from _lasting(chain([first], frames), stream, origin)
+            return
+    if begin > 1:
         container.seek(stream.start_time or 0, stream=stream)
     yield from _lasting(container.decode(stream), stream, origin)
 

@@ -75,6 +75,7 @@ class Watch:
         *sums, shown, slowed = self.ranks.total(torch.cat([torch.stack(own), counts])).tolist()
         means = [s / n if n else None for s, n in zip(sums[::2], sums[1::2], strict=True)]
         speed = shown / seconds
+        wait, memory = self._most(self.waited / seconds, float(_memory(self.ranks.device)))
         found = {
             "loss": means[0],
             "loss_video": means[1],
@@ -82,18 +83,18 @@ class Watch:
             "loss_by_logsnr": dict(zip(_names(), means[3:], strict=True)),
             "clips_per_second": speed,
             "flops_share": self.flops_per_row * speed / (self.peak * self.ranks.ranks),
-            "data_wait": self._most(self.waited / seconds),
-            "memory_bytes": int(self._most(float(_memory(self.ranks.device)))),
+            "data_wait": wait,
+            "memory_bytes": int(memory),
             "slowed_clips": int(slowed),
         }
         self._clear()
         return {name: _short(value) for name, value in found.items()}
 
-    def _most(self, value: float) -> float:
-        """The largest of every process's."""
-        every = torch.zeros(self.ranks.ranks, dtype=torch.float64)
-        every[self.ranks.rank] = value
-        return self.ranks.total(every).max().item()
+    def _most(self, *own: float) -> list[float]:
+        """The largest of every process's, of each."""
+        every = torch.zeros(self.ranks.ranks, len(own), dtype=torch.float64)
+        every[self.ranks.rank] = torch.tensor(own, dtype=torch.float64)
+        return self.ranks.total(every).amax(0).tolist()
 
 
 def _names() -> list[str]:
