@@ -1,14 +1,12 @@
-"""Files of every kind: read as what they show, or refused with a reason."""
+"""Videos of every kind: read as what they show, or refused with a reason."""
 
-import io
 import struct
 from fractions import Fraction
 
 import av
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from files import coded, counted, png
 
 from imagen_video.data.clips import Crop
 from imagen_video.data.media import (
@@ -18,7 +16,6 @@ from imagen_video.data.media import (
     _timed,
     opened,
     read_clip,
-    read_image,
     shown,
     video_facts,
 )
@@ -27,12 +24,6 @@ from imagen_video.video import VideoFormat, VideoWriter
 WANTED = VideoFormat(8, 24, 40, 3.0)
 WHOLE = Crop(0, 0, 0, 8, 24, 40)
 ALL = (0.0, 9e9)
-
-
-def counted(frames: int, height: int = 48, width: int = 80) -> torch.Tensor:
-    """Frame i is grey of value 2 i + 20: what is shown tells when it is from."""
-    values = torch.arange(frames, dtype=torch.uint8) * 2 + 20
-    return values.view(-1, 1, 1, 1).repeat(1, 3, height, width)
 
 
 def write(path, frames, fps):
@@ -215,38 +206,11 @@ def test_any_part_is_found_without_reading_all_before_it(tmp_path, container, co
         assert 13 < until < 17.1
 
 
-def coded(
-    container: str, codec: str, pixels: str, frames, options: dict[str, str] | None = None
-) -> bytes:
-    """A file at 24 fps, right of column 40 transparent where `pixels` can say so."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container) as written:
-        stream = written.add_stream(codec, rate=24)
-        stream.height, stream.width = frames.shape[2:] if len(frames) else (48, 80)
-        stream.pix_fmt = pixels
-        stream.options = options or {}
-        for picture in frames:
-            alpha = torch.full_like(picture[:1], 255)
-            alpha[:, :, 40:] = 0
-            rgba = torch.cat([picture, alpha]).permute(1, 2, 0).contiguous().numpy()
-            written.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba")))
-        if not len(frames):
-            written.start_encoding()
-        written.mux(stream.encode(None))
-    return file.getvalue()
-
-
 def holes(content: bytes) -> bytes:
     """The same file with its coded pictures overwritten in the middle."""
     start = content.index(b"mdat") + 4
     middle = start + (len(content) - start) // 3
     return content[:middle] + bytes(1500) + content[middle + 1500 :]
-
-
-def png() -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (80, 48), "red").save(file, "png")
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -288,47 +252,3 @@ def test_a_recording_that_breaks_off_is_used_up_to_there_and_no_further(tmp_path
     seconds = video_facts(media).seconds
     assert 4 < seconds < 6
     assert numbers(video_at(media)) == list(range(0, 64, 8))
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "CMYK", "1", "I;16"])
-def test_images_of_every_mode(tmp_path, mode):
-    path = tmp_path / ("a.tif" if mode in ("CMYK", "I;16") else "a.png")
-    if mode == "I;16":
-        Image.fromarray(np.full((5, 7), 0x8080, np.uint16)).save(path)
-    else:
-        Image.new("RGB", (7, 5), (128, 128, 128)).convert(mode).save(path)
-    image = read_image(Media(str(path)))
-    assert image.shape == (3, 5, 7) and image.dtype == torch.uint8
-    if mode not in ("1", "P"):  # these dither
-        assert (image.int() - 128).abs().max() <= 2
-
-
-def test_transparent_images_lie_on_white_and_turned_ones_come_upright(tmp_path):
-    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert (read_image(Media(str(tmp_path / "clear.png"))) == 255).all()
-    turned = Image.new("RGB", (48, 32))
-    turned.paste((255, 255, 255), (0, 0, 16, 16))
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    turned.save(tmp_path / "turned.jpg", exif=exif)
-    upright = read_image(Media(str(tmp_path / "turned.jpg")))
-    white = upright[0] > 128  # clockwise: what was left is above, what was above is right
-    assert white.shape == (48, 32) and white[:16, 16:].all() and white.sum() == 16 * 16
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"no image",
-        coded("mp4", "libx264", "yuv420p", counted(8)),
-        png()[:60],
-        png()[:-30] + b"x" * 30,
-        b"\x89PNG\r\n\x1a\n" + b"\0" * 50,
-    ],
-    ids=["empty", "text", "video", "cut", "changed", "header only"],
-)
-def test_broken_images_are_refused(tmp_path, content):
-    (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot read .*a\.png"):
-        read_image(Media(str(tmp_path / "a.png")))

@@ -25,14 +25,18 @@ from imagen_video.training.checkpoint import facts_of, latest, tensors_in
 
 def train(out: Path, *more: str, ranks: int, steps: int = 20, stop: int = 0, shards=None):
     """Run to the end; the loss of every step that its log has."""
+    together(train_base, str(out), steps, stop, shards or ranks, *more, out=out, ranks=ranks)
+    return losses(out)
+
+
+def together(program: Callable[..., None], *words, out: Path, ranks: int) -> None:
+    """Run a program in many processes to its end, which is a good one."""
     said = out.with_name(f"{out.name}.said")
-    words = (str(out), steps, stop, shards or ranks, *more)
-    run = fork(train_base, *words, said=said, ranks=ranks)
+    run = fork(program, *words, said=said, ranks=ranks)
     for process in run:
         process.join(300)
-    errors = out.with_name(f"{out.name}.said.err").read_text()
+    errors = said.with_name(f"{said.name}.err").read_text()
     assert [process.exitcode for process in run] == [0] * ranks, errors[-3000:]
-    return losses(out)
 
 
 def losses(out: Path) -> list[float]:
@@ -154,12 +158,8 @@ def test_two_processes_distil_as_one(tiny, tmp_path):
     found = []
     for ranks in (1, 2):
         out = tmp_path / str(ranks)
-        words = str(tmp_path / "teacher"), str(out), ranks
-        run = fork(distil_base, *words, said=tmp_path / f"said{ranks}", ranks=ranks)
-        for process in run:
-            process.join(300)
-        errors = (tmp_path / f"said{ranks}.err").read_text()
-        assert [process.exitcode for process in run] == [0] * ranks, errors[-3000:]
+        teacher_at = str(tmp_path / "teacher")
+        together(distil_base, teacher_at, str(out), ranks, out=out, ranks=ranks)
         found.append(losses(out / "1-guidance"))
     assert len(found[0]) == 6 and found[1] == pytest.approx(found[0], rel=1e-4)
     one, two = (load_file(tmp_path / n / "1-guidance" / "model.safetensors") for n in "12")
