@@ -116,11 +116,11 @@ def lettering(word: str, index: int) -> Scene:
 
 
 def rotation(clip: Frames, facts: Mapping[str, Any]) -> str | None:
-    """Which way the thing turns that was asked for, by its rendered views; None where no rotation
-    was asked for."""
+    """Which way the thing turns that was asked for, by its rendered views, or "still"; None where
+    no rotation was asked for."""
     if facts.get("motion") not in SOLID_MOTIONS or not {"concept", "style"} <= set(facts):
         return None
     left, right = SOLID_MOTIONS
     step = round(360 / SPACING / VIEWS)
     views = [solid_view(facts["concept"], facts["style"], step * i, SIDE) for i in range(VIEWS)]
-    return right if turning(clip, torch.stack(views)) > 0 else left
+    return ("still", right, left)[turning(clip, torch.stack(views))]
