@@ -32,6 +32,22 @@ def test_clips_of_which_nobody_knows_what_they_show_are_all_compared():
     assert kernel_distance(fake, real, (["", *shown[1:]], shown)) != kernel_distance(fake, real)
 
 
+def test_kernel_distance_is_a_number_where_all_reference_clips_show_the_same():
+    fake, real = rows(6, 0), rows(6, 1)
+    found = kernel_distance(fake, real, ([f"prompt {i}" for i in range(6)], ["a street"] * 6))
+    assert found == kernel_distance(fake, real)
+
+
+def test_kernel_distance_of_exchanged_prompts_is_further_from_0_than_of_right_ones():
+    """Below 0, so nearer to 0 is better, not less."""
+    middles = 3 * rows(8, 2)
+    shown = [f"prompt {i}" for i in range(8)]
+    right = kernel_distance(middles + rows(8, 0), middles + rows(8, 1), (shown, shown))
+    others = [*shown[1:], shown[0]]
+    exchanged = kernel_distance(middles + rows(8, 0), middles + rows(8, 1), (others, shown))
+    assert exchanged < -10 * abs(right)
+
+
 def test_kernel_distance_of_one_distribution_is_0_on_average():
     found = [kernel_distance(rows(30, seed), rows(30, seed + 100)) for seed in range(40)]
     apart = kernel_distance(rows(30, 0), rows(30, 1, 1.0))

@@ -23,12 +23,13 @@ def kernel_distance(
     al. 2018); near 0 for samples of one distribution, below 0 by chance.
 
     `of` says what each of both shows ("": nobody knows), where samples were made for one list of
-    prompts: pairs that show the same are left out everywhere. Otherwise a sample, the only one of
-    its prompt, would meet it among the others alone, and a perfect model would come out below 0.
+    prompts: pairs that show the same are left out everywhere, if others remain. Otherwise a sample,
+    the only one of its prompt, would meet it among the others alone, and a perfect model would come
+    out below 0. What shows another prompt of the list than its own comes out far below 0 then:
+    nearer to what true clips have is better.
     """
     _at_least(a, b, count=2)
     a, b = a.double(), b.double()
-    alike = _alike(*of) if of and len(set(of[0])) > 1 else None
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1) ** 3
@@ -36,12 +37,16 @@ def kernel_distance(
     def mean(k: Tensor, left_out: Tensor) -> Tensor:
         return k[~left_out].mean()
 
-    own = [torch.eye(len(rows), dtype=torch.bool) for rows in (a, b)]
-    both = torch.zeros(len(a), len(b), dtype=torch.bool)
-    if alike is not None:
-        own, both = [own[0] | alike[0], own[1] | alike[1]], alike[2]
-    within = mean(kernel(a, a), own[0]) + mean(kernel(b, b), own[1])
-    return (within - 2 * mean(kernel(a, b), both)).item()
+    left_out = (
+        torch.eye(len(a), dtype=torch.bool),
+        torch.eye(len(b), dtype=torch.bool),
+        torch.zeros(len(a), len(b), dtype=torch.bool),
+    )
+    if of and len(set(of[0])) > 1:
+        alike = tuple(own | same for own, same in zip(left_out, _alike(*of), strict=True))
+        left_out = left_out if any(each.all() for each in alike) else alike
+    within = mean(kernel(a, a), left_out[0]) + mean(kernel(b, b), left_out[1])
+    return (within - 2 * mean(kernel(a, b), left_out[2])).item()
 
 
 def coverage_of(
