@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
-"""Student's t for 95 % intervals of 2 to 10 values."""
+from imagen_video.metrics.measures import student
+
 RESAMPLES = 2000
 
 
@@ -29,16 +29,16 @@ def over_seeds(
     values: Sequence[float], least: float = -math.inf, most: float = math.inf
 ) -> Interval:
     """The mean over seeds, and Student's interval of it within the `least` and the `most` that it
-    can be; ValueError for none or too many."""
+    can be; ValueError for none."""
     count = len(values)
-    if not 0 < count <= len(T_975) + 1:
-        raise ValueError(f"an interval over seeds takes 1 to {len(T_975) + 1} values, got {count}")
+    if not count:
+        raise ValueError("an interval over seeds takes a value or more, got none")
     mean = sum(values) / count
     if count == 1:
         return Interval(mean, -math.inf, math.inf, 1)
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    half = T_975[count - 2] * math.sqrt(variance / count)
-    return Interval(mean, max(least, mean - half), min(most, mean + half), count)
+    low, high = student(mean, math.sqrt(variance), count)
+    return Interval(mean, max(least, low), min(most, high), count)
 
 
 def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Interval | None:

@@ -27,9 +27,10 @@ from imagen_video.evaluation.scores import (
     stacked,
 )
 from imagen_video.evaluation.upsampled import own_psnr
-from imagen_video.evaluation.variety import Shown, varieties, within_prompts
+from imagen_video.evaluation.variety import Shown, neighbours, varieties, within_prompts
 from imagen_video.metrics.features import frame_extractor
 from imagen_video.metrics.frechet import Moments, Target
+from imagen_video.metrics.measures import wilson
 from imagen_video.metrics.panel import SHIPPED, Panel
 from imagen_video.sampling import save_video
 from imagen_video.video import VideoFormat
@@ -65,6 +66,21 @@ def test_few_videos_have_an_interval_where_halves_suffice():
         lambda half: rows[half].mean().item() / 4, 8, 0, fewest=4, least=0.0, most=1.0
     )
     assert share["high"] == 1.0
+
+
+def test_the_interval_of_a_mean_holds_the_truth_in_19_of_20():
+    draws = torch.rand(1000, 8, generator=torch.Generator().manual_seed(0)) ** 2
+    found = [mean_of("x", row, [], better="lower") for row in draws.tolist()]
+    held = sum(m.low is not None and m.low <= 1 / 3 <= (m.high or 0) for m in found)
+    assert held / 1000 == pytest.approx(0.95, abs=0.03)
+
+
+def test_none_of_few_videos_is_not_surely_none_of_all():
+    real = Shown(torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), [""] * 60)
+    far = Shown(real.rows[:50] + 100, [f"prompt {i}" for i in range(50)])
+    found = {m.name: m for m in neighbours(far, None, real, proxy=True, seed=0)}
+    for name, of in (("precision", 50), ("recall", 60), ("coverage", 60)):
+        assert (found[name].low, found[name].high) == (0, wilson(0, of)[1])
 
 
 def test_videos_of_one_prompt_make_no_interval_narrower():
@@ -228,7 +244,9 @@ def test_seeds_of_one_prompt_cover_its_true_clips_or_do_not():
     found = {m.name: m for m in within_prompts(Shown(same, of), real, real, proxy=True)}
     assert found["coverage of one prompt"].value < 0.8 and found["coverage of one prompt"].of == 2
     assert found["coverage of one prompt"].truth == 1
-    assert not within_prompts(real.chosen(torch.tensor([0, 1, 12])), None, real, proxy=True)
+    few = real.chosen(torch.tensor([0, 1, 12]))
+    with pytest.warns(UserWarning, match="give --seeds 6 and --reference-clips 12"):
+        assert not within_prompts(few, None, real, proxy=True)
 
 
 def test_a_reference_knows_when_it_repeats(tmp_path):

@@ -1,9 +1,10 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 
-from imagen_video.metrics.measures import blend, percent, psnr, squared_error, wilson
+from imagen_video.metrics.measures import blend, percent, psnr, squared_error, student, wilson
 
 
 def test_psnr_of_a_constant_difference():
@@ -50,3 +51,11 @@ def test_a_share_of_nothing_is_refused():
 
 def test_percent_reads():
     assert percent(50, 100) == "50.0 (40.4-59.6) of 100"
+
+
+def test_students_interval_is_that_of_a_library():
+    for of in (2, 3, 10, 11, 12, 30, 500):
+        low, high = student(1.0, 2.0, of)
+        t = scipy.stats.t.ppf(0.975, of - 1)
+        assert high - 1 == pytest.approx(2 * t / of**0.5, rel=2e-4)
+        assert low + high == pytest.approx(2)

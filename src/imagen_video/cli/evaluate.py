@@ -18,7 +18,8 @@ class Asked:
     count: int | None = None
     """Prompts; default all of a file, 8 stickers."""
     seeds: int = 1
-    """Videos of each prompt: two or more measure diversity within a prompt."""
+    """Videos of each prompt: two or more measure diversity within a prompt (Vendi score), six or
+    more, with as many reference clips of it, precision and recall within it too."""
     reference: tuple[str, ...] = ("stickers",)
     """stickers; folders, manifests or tars of real videos; or the reference.safetensors that an
     earlier evaluation wrote."""

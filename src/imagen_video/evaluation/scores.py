@@ -12,13 +12,11 @@ from torch import Tensor
 
 from imagen_video.evaluation.records import Features, Record
 from imagen_video.metrics.frechet import SIZES, Target, estimated, extrapolated
-from imagen_video.metrics.measures import wilson
+from imagen_video.metrics.measures import student, wilson
 
 LOWER, HIGHER, EQUAL = "lower", "higher", "as true clips"
 LOSSLESS = 60.0
 """Decibels that no PSNR counts above: one clip that stands still would outweigh all others."""
-DRAWS = 1000
-"""Draws for the interval of a mean."""
 HALVES = 50
 """Draws of half of the videos for the interval of KID and of what counts neighbours."""
 ENOUGH = 4
@@ -128,13 +126,11 @@ def mean_of(
     proxy: bool = False,
     repeats: int = 1,
 ) -> Measure:
-    """A mean over videos with a bootstrap interval."""
+    """A mean over videos with Student's interval: a bootstrap of eight is a quarter too narrow."""
     rows = together(torch.tensor(values, dtype=torch.float64), repeats).mean(1)
     low = high = None
     if len(rows) > 1:
-        generator = torch.Generator().manual_seed(0)
-        draws = torch.randint(len(rows), (DRAWS, len(rows)), generator=generator)
-        low, high = rows[draws].mean(1).quantile(rows.new_tensor([0.025, 0.975])).tolist()
+        low, high = student(rows.mean().item(), rows.std().item(), len(rows))
     return Measure(
         name=name,
         value=rows.mean().item(),

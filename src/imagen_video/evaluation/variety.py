@@ -13,7 +13,6 @@ from imagen_video.evaluation.records import Record
 from imagen_video.evaluation.scores import (
     EQUAL,
     HIGHER,
-    LOWER,
     Measure,
     by_halves,
     mean_of,
@@ -21,6 +20,7 @@ from imagen_video.evaluation.scores import (
     vectors,
 )
 from imagen_video.metrics import diversity
+from imagen_video.metrics.measures import wilson
 from imagen_video.shapes import Float
 
 NEIGHBOURS = ("precision", "recall", "density", "coverage")
@@ -78,7 +78,7 @@ def neighbours(
         seed,
         fewest=2,
     )
-    found = [Measure(name="KID", truth=true, better=LOWER, **spread, **common)]
+    found = [Measure(name="KID", truth=true, better=EQUAL, **spread, **common)]
     fewest = min(len(samples), len(real))
     if fewest < MANY:
         remedy = f"{MANY} or more of both tell something"
@@ -100,6 +100,8 @@ def neighbours(
         fewest = -(-(diversity.NEAREST + 1) // places.shape[1])
         bounds = {"least": 0.0, "most": math.inf if name == "density" else 1.0}
         spread = by_halves(share, len(places), seed, fewest=fewest, **bounds)
+        if name != "density":
+            spread = _wider(spread, len(places) if name == "precision" else len(real))
         found.append(Measure(name=name, truth=theirs.get(name), better=HIGHER, **spread, **common))
     return [*found, *within_prompts(samples, truth, real, proxy=proxy)]
 
@@ -122,6 +124,15 @@ def within_prompts(
             if text and enough(text, ours, theirs, some)
         ]
 
+    several = sum(len(rows) > 1 for text, rows in ours.items() if text)
+    if several and not any(enough(text, ours, theirs) for text in ours if text):
+        need = diversity.NEAREST + 1
+        warnings.warn(
+            f"precision, recall, density and coverage of one prompt need {need} videos and {need} "
+            f"reference clips of it: give --seeds {need} and --reference-clips "
+            f"{need * len(ours)} or more (of the sticker world)",
+            stacklevel=2,
+        )
     return [
         mean_of(f"{name} of one prompt", values, found(true, name), better=HIGHER, proxy=proxy)
         for name in NEIGHBOURS
@@ -158,6 +169,16 @@ def varieties(
         )
         found.append(mean_of("Vendi of one prompt", ours, theirs, **common))
     return found
+
+
+def _wider(spread: dict[str, float | None], of: int) -> dict[str, float | None]:
+    """Of a share, with Wilson's interval of that many, if it is wider: where none or all are among
+    the others, so are those of every half."""
+    value, low, high = (spread.get(name) for name in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return spread
+    least, most = wilson(value * of, of)
+    return {"value": value, "low": min(low, least), "high": max(high, most)}
 
 
 def _alike(samples: Sequence[Record], truth: Sequence[Record]) -> bool:

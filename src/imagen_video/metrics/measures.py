@@ -8,6 +8,8 @@ from torch import Tensor
 from imagen_video.shapes import UInt8
 from imagen_video.video import Frames
 
+T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+"""Student's t for 95 % intervals of 2 to 10 values."""
 CHUNK = 8
 """Frames compared at a time: the float copies of a whole 768 x 1280 clip would take 3 GB."""
 
@@ -53,6 +55,20 @@ def wilson(right: float | int, of: int) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def student(mean: float, deviation: float, of: int) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of two or more values, of which this is the sample
+    standard deviation."""
+    free = of - 1
+    if free <= len(T_975):
+        t = T_975[free - 1]
+    else:  # Cornish and Fisher's expansion, right to 4 digits from there on
+        z = 1.959964
+        t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+        t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    half = t * deviation / of**0.5
+    return mean - half, mean + half
 
 
 def percent(right: int, of: int) -> str:
