@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from noise import videos  # pyright: ignore
 
 from imagen_video.distributed import Ranks
 from imagen_video.evaluation.prompts import Prompt, prompts_of
-from imagen_video.evaluation.records import Tools
+from imagen_video.evaluation.records import Record, Tools
 from imagen_video.evaluation.run import Column, Counts, Evaluation
 from imagen_video.metrics.features import clip_extractor, frame_extractor
 from imagen_video.video import VideoFormat
@@ -35,6 +36,12 @@ def test_a_video_that_was_cut_is_named(inside, tmp_path):
     done = inside(made, "--out", tmp_path / "out", "--reference-clips", "2", "--threads", "1")
     assert done.returncode == 2
     assert "24-1.mp4" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_features_that_are_no_numbers_are_refused(tmp_path):
+    nothing = torch.full((16, 4), torch.nan)
+    with pytest.raises(ValueError, match=r"not finite \(cascade/base/00007.* look at it, or use"):
+        Record(nothing, nothing[0], nothing, {}).save(tmp_path / "cascade/base/00007.safetensors")
 
 
 def test_other_facts_of_a_prompt_need_another_folder(inside, tmp_path):

@@ -125,9 +125,8 @@ def test_inception_from_a_file(tmp_path):
     assert not extract.facts.proxy
     with torch.inference_mode():
         torch.testing.assert_close(extract(video), Inception()(video, return_features=True))
-    other = frame_extractor(scripted(Inception(64), tmp_path / "other.pt"))
     with pytest.raises(ValueError, match=r"other\.pt gives 64 numbers and the InceptionV3 of FID"):
-        other(video)
+        frame_extractor(scripted(Inception(64), tmp_path / "other.pt"))
 
 
 def test_i3d_from_a_file(tmp_path):
@@ -255,8 +254,12 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"no network at .*missing\.pt"):
         frame_extractor(str(tmp_path / "missing.pt"))
     (tmp_path / "broken.pt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="no TorchScript"):
+    with pytest.raises(ValueError, match=r"no TorchScript .* give inception-2015-12-05\.pt"):
         clip_extractor(str(tmp_path / "broken.pt"))
+    for load, network in ((frame_extractor, I3D()), (clip_extractor, Inception())):
+        path = scripted(network, tmp_path / "exchanged.pt")
+        with pytest.raises(ValueError, match=r"exchanged\.pt does not run as .* give the file of"):
+            load(path)
     with pytest.raises(ValueError, match="cannot load VideoMAEFor"):
         clip_extractor(str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="cannot load AutoModel"):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from imagen_video.files import replacing
 from imagen_video.metrics.alignment import Aligner
-from imagen_video.metrics.features import Extractor, digest_of
+from imagen_video.metrics.features import Extractor, Facts, Network, digest_of
 from imagen_video.metrics.panel import Panel
 from imagen_video.metrics.upsampling import WARPED, flicker, warping_error
 from imagen_video.shapes import Float, UInt8
@@ -41,8 +41,14 @@ class Record:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """ValueError for features that are not finite."""
         tensors = {"frames": self.frames, "clip": self.clip, "aligned": self.aligned}
+        if not all(value.isfinite().all() for value in tensors.values()):
+            raise ValueError(
+                f"features of a video are not finite ({'/'.join(path.parts[-3:])}): look at it, or "
+                "use other --frame-features, --clip-features or --clip"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(
                 {name: value.contiguous() for name, value in tensors.items()},
@@ -126,9 +132,11 @@ class Tools:
         """Of a video; `start` are its first frames, at its own rate, where it is a selection."""
         spaced = evenly(video)
         first = video[:RUN] if start is None else start
+        found = self.features(spaced)
+        whole = start is None and len(spaced) == len(video)  # and spaced is first
         facts |= {
             "warping": warping_error(first),
-            "flicker": flicker(self.frames(first)),
+            "flicker": flicker(found.frames if whole else self.frames(first)),
         }
         if self.panel:
             facts["answers"] = self.panel(spaced)
@@ -147,17 +155,27 @@ class Tools:
         aligned = torch.zeros(0, 0)
         if self.aligner and self.aligner.fits(len(spaced), spaced.shape[-2]):
             aligned = self.aligner.video(spaced)
-        return replace(self.features(spaced), aligned=aligned, facts=facts)
+        return replace(found, aligned=aligned, facts=facts)
 
     def features(self, spaced: Frames, prompt: str = "") -> Record:
         """What distributions are fitted on, and nothing else: matching the blocks of a large clip
         takes a minute."""
+        frames, clips = self.frames(spaced), self.clips
+        if isinstance(clips, Network) and clips.over and _same(clips.facts, self.frames.facts):
+            clip = clips.over(frames)[0]
+        else:
+            clip = clips(spaced)[0]
         return Record(
-            frames=self.frames(spaced),
-            clip=self.clips(spaced)[0],
+            frames=frames,
+            clip=clip,
             aligned=torch.zeros(0, 0),
             facts={"prompt": prompt},
         )
+
+
+def _same(a: Facts, b: Facts) -> bool:
+    """Whether both are made of the same features of frames."""
+    return (a.weights, a.resize) == (b.weights, b.resize)
 
 
 def looked_at(frames: int) -> list[int]:

@@ -157,10 +157,11 @@ class Evaluation:
 
     def truth(self, reference: Reference, index: int, format: VideoFormat) -> Record:
         """What is seen in a true clip; its first frames are at the column's own rate."""
-        whole = reference.clip(index, format, looked_at(format.frames))
-        start = reference.clip(index, format, range(min(RUN, format.frames)))
+        seen, first = looked_at(format.frames), range(min(RUN, format.frames))
+        whole = reference.clip(index, format, seen)
+        start = None if seen == [*first] else reference.clip(index, format, first).video
         facts = {"prompt": whole.caption, "asked": dict(whole.attributes)}
-        return self.tools.record(whole.video, start.video, **facts)
+        return self.tools.record(whole.video, start, **facts)
 
     def make_samples(
         self,

@@ -23,12 +23,14 @@ from imagen_video.evaluation.run import Column, Evaluation
 from imagen_video.metrics.features import digest
 from imagen_video.video import VideoFormat, read_video, video_info
 
+OTHERS = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".webm"}
+
 
 def of_videos(
     folder: Path, spec: EvaluationSpec, out: Path, ranks: Ranks
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Everything recorded of the .mp4 of a folder, and the settings it was measured with."""
-    paths = sorted(folder.glob("*.mp4"), key=_numbered) if folder.is_dir() else []
+    paths = _videos_in(folder) if folder.is_dir() else []
     if len(paths) < 2:
         raise ValueError(
             f"{folder} holds {'one video' if paths else 'no cascade and no videos'}: give 'mini', "
@@ -123,6 +125,19 @@ def _in_turn(paths: list[Path], prompts: list[Prompt]) -> tuple[list[Path], list
     return [paths[i] for i in order], [prompts[i] for i in order[: len(places)]]
 
 
+def _videos_in(folder: Path) -> list[Path]:
+    """The .mp4 of a folder in order, with a warning where it has videos of other kinds."""
+    paths = [path for path in folder.iterdir() if path.suffix.lower() == ".mp4"]
+    others = [path.name for path in folder.iterdir() if path.suffix.lower() in OTHERS]
+    if others:
+        warnings.warn(
+            f"{len(others)} files of {folder} are left out, {sorted(others)[0]} among them: only "
+            ".mp4 are read",
+            stacklevel=3,
+        )
+    return sorted(paths, key=_numbered)
+
+
 def _one_format(paths: Sequence[Path]) -> VideoFormat:
     """Of all videos; ValueError, before any is recorded, where there are several."""
     infos = map(video_info, paths)
@@ -131,7 +146,7 @@ def _one_format(paths: Sequence[Path]) -> VideoFormat:
         if format != formats[0]:
             raise ValueError(
                 f"{path.name} is {format} and {paths[0].name} is {formats[0]}: put videos of one "
-                "size and length into a folder"
+                "size, length and rate into a folder"
             )
     return formats[0]
 

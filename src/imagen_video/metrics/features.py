@@ -63,6 +63,8 @@ class Network:
     facts: Facts
     run: Callable[[Frames], Tensor]
     shortest: int = 1
+    over: Callable[[Tensor], Tensor] | None = None
+    """What makes a clip's vector of the features of its frames, where it is made of those."""
 
     @torch.inference_mode()
     def __call__(self, video: Frames) -> Float[Tensor, "n d"]:
@@ -151,14 +153,13 @@ def _lite_over_time(device: str) -> Network:
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(2, 1280, PROJECTED // 2, generator=generator) / PROJECTED**0.5
 
-    def run(video: Frames) -> Tensor:
-        features = frames(video)
+    def over(features: Tensor) -> Tensor:
         change = features.diff(dim=0).abs().mean(0)
         return torch.cat([features.mean(0) @ mix[0], change @ mix[1]])[None]
 
     name = "EfficientNet-lite0 over time (proxy)"
     facts = Facts(name=name, weights=frames.facts.weights, resize=frames.facts.resize, proxy=True)
-    return Network(facts, run, shortest=2)
+    return Network(facts, lambda video: over(frames(video)), shortest=2, over=over)
 
 
 def _inception(path: Path, device: str) -> Network:
@@ -169,10 +170,10 @@ def _inception(path: Path, device: str) -> Network:
         found = in_batches(lambda part: network(part, return_features=True), video.to(device))
         return _of_width(found, INCEPTION, path, "InceptionV3 of FID")
 
-    return Network(
-        Facts(name="InceptionV3", weights=digest(path), resize="inside the network", proxy=False),
-        run,
+    facts = Facts(
+        name="InceptionV3", weights=digest(path), resize="inside the network", proxy=False
     )
+    return _tried(Network(facts, run), path)
 
 
 def _i3d(path: Path, device: str) -> Network:
@@ -186,7 +187,20 @@ def _i3d(path: Path, device: str) -> Network:
     facts = Facts(
         name="I3D", weights=digest(path), resize="antialiased bilinear to 224x224", proxy=False
     )
-    return Network(facts, run, shortest=10)
+    return _tried(Network(facts, run, shortest=10), path)
+
+
+def _tried(network: Network, path: Path) -> Network:
+    """The network, which has looked at a grey clip: another one is refused before any work."""
+    try:
+        network(torch.full((network.shortest, 3, 64, 64), 128, dtype=torch.uint8))
+    except (RuntimeError, TypeError, torch.jit.Error) as error:
+        *_, why = str(error).strip().splitlines()
+        raise ValueError(
+            f"{path} does not run as {network.facts.name} does ({why[:200]}): give the file of "
+            "that, or use 'proxy'"
+        ) from None
+    return network
 
 
 def _of_width(found: Tensor, width: int, path: Path, name: str) -> Tensor:
@@ -206,7 +220,10 @@ def _torchscript(path: Path, device: str) -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)
             return torch.jit.load(path, map_location=device).eval()
     except RuntimeError as error:
-        raise ValueError(f"{path} is no TorchScript network: {str(error)[:200]}") from None
+        raise ValueError(
+            f"{path} is no TorchScript network ({str(error)[:200]}): weights alone do not do, give "
+            "inception-2015-12-05.pt for frames, i3d_torchscript.pt for clips, or use 'proxy'"
+        ) from None
 
 
 def _videomae(name: str, device: str) -> Network:
