@@ -1,28 +1,36 @@
 """Shared pieces: the tiny cascade, freshly initialised but with nothing left at zero."""
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from imagen_video import presets
-from imagen_video.cascade import Cascade
-from imagen_video.stage import Stage
-from imagen_video.text.encoder import load_encoder
+if TYPE_CHECKING:
+    from imagen_video.cascade import Cascade
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the programs it starts too
+    import torch  # not in the process that starts the workers, which runs no test
+
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: with two workers none is to wait for the other in the end."""
-    items.sort(key=lambda item: "training" not in item.path.parts)
+    order = ("training", "evaluation", "web")
+    items.sort(key=lambda item: [folder not in item.path.parts for folder in order])
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Cascade:
+def tiny() -> "Cascade":
     """All seven tiny stages in float32, random, with the embedded text encoder."""
+    import torch
+
+    from imagen_video import presets
+    from imagen_video.cascade import Cascade
+    from imagen_video.stage import Stage
+    from imagen_video.text.encoder import load_encoder
+
     spec = presets.tiny()
     torch.manual_seed(0)
     stages = [Stage(stage) for stage in spec.stages]

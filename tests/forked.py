@@ -18,6 +18,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "imagen_video.cascade",
+        "imagen_video.evaluation.evaluate",
         "imagen_video.training.job",
         "imagen_video.web.page",
         "torch._dynamo",
@@ -61,6 +62,15 @@ def command(*words: str) -> None:
     """Be imagen-video with these words."""
     sys.argv = ["imagen-video", *words]
     main()
+
+
+def together(program: Callable[..., None], *words, said: Path, ranks: int) -> None:
+    """Run a program in many processes to its end, which is a good one."""
+    run = fork(program, *words, said=said, ranks=ranks)
+    for process in run:
+        process.join(300)
+    errors = said.with_name(f"{said.name}.err").read_text()
+    assert [process.exitcode for process in run] == [0] * ranks, errors[-3000:]
 
 
 def imagen_video(*words: str | Path | float) -> CompletedProcess[str]:

@@ -85,10 +85,12 @@ def test_no_pickle():
 HEAVY = """
 import socket, sys
 def refuse(*args, **kwargs): raise AssertionError("the network was asked for")
-socket.socket.connect = socket.create_connection = refuse
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import imagen_video, imagen_video.training.trainer, imagen_video.training.job
+import imagen_video.video, imagen_video.text.encoder, imagen_video.text.cache
 names = {name.split(".")[0] for name in sys.modules}
-assert not names & {"PIL", "av", "resvg_py", "transformers", "tyro", "matplotlib"}, names
+heavy = {"PIL", "av", "resvg_py", "transformers", "tokenizers", "huggingface_hub", "matplotlib"}
+assert not names & {*heavy, "tyro"}, names
 """
 
 

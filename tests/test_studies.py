@@ -114,6 +114,7 @@ def little(tmp_path, monkeypatch):
     after = Arm(study="guidance", name="base", measure="base", of=arm.key)
     monkeypatch.setattr(work, "table", lambda: {arm.key: arm, after.key: after})
     monkeypatch.setattr(work, "SEEDS", (0, 1))
+    monkeypatch.setattr(work, "WAIT", 0.0)
     measured = []
 
     def measure(subject):
@@ -168,7 +169,7 @@ def test_a_stopped_arm_goes_on_where_it_was(little):
 
 def test_a_student_has_the_weights_and_the_steps_of_its_teacher(little):
     arm, place, _ = little
-    work.work(place, [])
+    train.trained(arm, 0, place, lambda stage, step: None)
     train_ = replace(base_stage(steps=2, clips=1, image_packs=1).train, warmup=0)
     lesson = Lesson(steps=8, weights=(0.0, 4.0))
     student = Arm(

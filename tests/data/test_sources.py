@@ -233,12 +233,13 @@ class Deaf(Asked):
     """A store that has stopped answering."""
 
     def clip(self, index, format, crop):
-        time.sleep(5)
+        time.sleep(1.5)
         return super().clip(index, format, crop)
 
 
 def test_a_file_that_does_not_answer_ends_the_run(monkeypatch):
     monkeypatch.setattr(mixes, "SILENT", 1)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     mix = Mix(Deaf(), presets.tiny().stages[0], seed=0, steps=2)
     loader = batches(mix, start=0)
     with pytest.raises(ValueError, match=r"timed out .*a file"), surviving(loader):
@@ -251,6 +252,7 @@ def test_a_file_that_ends_its_reader_is_named_and_left_out(folder, tmp_path, mon
     crash = partial(signal.raise_signal, signal.SIGSEGV)
     deadly(monkeypatch, fatal, crash if dies else partial(time.sleep, 60))
     monkeypatch.setattr(mixes, "SILENT", 600 if dies else 3)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
 
     def captions() -> list[str]:
         bad = BadSamples(tmp_path / "out" / "bad.jsonl", limit=0.5)

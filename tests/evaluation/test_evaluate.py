@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import command, fork, imagen_video, together  # pyright: ignore
 from noise import videos  # pyright: ignore
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -24,13 +24,7 @@ from imagen_video.evaluation.videos import _in_turn
 from imagen_video.sampling import save_video
 from imagen_video.video import VideoFormat
 
-COMMAND = [sys.executable, "-m", "imagen_video", "evaluate"]
 SMALL = ["--until", "tsr1", "--count", "2", "--reference-clips", "4", "--threads", "1"]
-
-
-def run(*words, start: list[str] | None = None) -> subprocess.CompletedProcess:
-    command = [*(start or COMMAND), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 def told(out: Path) -> dict:
@@ -80,16 +74,15 @@ def test_every_stage_is_measured_with_its_settings(whole):
 
 
 def test_a_killed_evaluation_goes_on(folder, whole, tmp_path):
-    first = subprocess.Popen(
-        [*COMMAND, str(folder), *SMALL, "--out", str(tmp_path)], stderr=subprocess.DEVNULL
-    )
+    words = ("evaluate", str(folder), *SMALL, "--out", str(tmp_path))
+    (first,) = fork(command, *words, said=tmp_path / "said")
     while not list(tmp_path.glob("records/*/*/00001.safetensors")):
-        assert first.poll() is None
+        assert first.is_alive()
         time.sleep(0.05)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.kill()
+    first.join()
     made = {p: p.stat().st_mtime_ns for p in tmp_path.glob("records/**/*.safetensors")}
-    done = run(folder, *SMALL, "--out", tmp_path)
+    done = imagen_video(*words)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "FID (proxy)" in done.stdout
     again = {p for p in made if p.stat().st_mtime_ns != made[p]}
@@ -98,10 +91,8 @@ def test_a_killed_evaluation_goes_on(folder, whole, tmp_path):
 
 
 def test_two_processes_find_what_one_does(folder, whole, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    start = [*torchrun, "--nproc-per-node=2", "-m", "imagen_video", "evaluate"]
-    done = run(folder, *SMALL, "--out", tmp_path, start=start)
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = ("evaluate", str(folder), *SMALL, "--out", str(tmp_path))
+    together(command, *words, said=tmp_path / "said", ranks=2)
     assert told(tmp_path) == told(whole)
 
 

@@ -15,7 +15,7 @@ from transformers import (
 from imagen_video.data.stickers import render, scene_for
 from imagen_video.metrics.alignment import ClipAligner, retrieved, score
 from imagen_video.metrics.features import clip_extractor, frame_extractor
-from imagen_video.metrics.frechet import Moments, frechet_distance
+from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.video import VideoFormat
 
 FORMAT = VideoFormat(16, 48, 80, 3.0)
@@ -44,12 +44,11 @@ def test_the_proxy_tells_its_name_and_its_weights(proxy):
 @pytest.mark.filterwarnings("ignore:.*reference samples")
 def test_more_blur_and_more_noise_are_further_away(proxy):
     some = [clip[::4] for clip in clips()]
-    true = torch.cat([proxy(clip) for clip in some])
+    true = Target(Moments.of(torch.cat([proxy(clip) for clip in some])))
     generator = torch.Generator().manual_seed(0)
 
     def distance(spoil) -> float:
-        rows = torch.cat([proxy(spoil(clip)) for clip in some])
-        return frechet_distance(Moments.of(rows), Moments.of(true))
+        return true.of(torch.cat([proxy(spoil(clip)) for clip in some]))
 
     def noisy(amount: float):
         def spoil(clip: torch.Tensor) -> torch.Tensor:

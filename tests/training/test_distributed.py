@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny_job  # pyright: ignore
 import torch
-from forked import fork  # pyright: ignore
+from forked import fork, together  # pyright: ignore
 from safetensors.torch import load_file
 from tiny_job import distil_base, train_base  # pyright: ignore
 
@@ -25,18 +23,9 @@ from imagen_video.training.checkpoint import facts_of, latest, tensors_in
 
 def train(out: Path, *more: str, ranks: int, steps: int = 20, stop: int = 0, shards=None):
     """Run to the end; the loss of every step that its log has."""
-    together(train_base, str(out), steps, stop, shards or ranks, *more, out=out, ranks=ranks)
+    words = (str(out), steps, stop, shards or ranks, *more)
+    together(train_base, *words, said=out.with_name(f"{out.name}.said"), ranks=ranks)
     return losses(out)
-
-
-def together(program: Callable[..., None], *words, out: Path, ranks: int) -> None:
-    """Run a program in many processes to its end, which is a good one."""
-    said = out.with_name(f"{out.name}.said")
-    run = fork(program, *words, said=said, ranks=ranks)
-    for process in run:
-        process.join(300)
-    errors = said.with_name(f"{said.name}.err").read_text()
-    assert [process.exitcode for process in run] == [0] * ranks, errors[-3000:]
 
 
 def losses(out: Path) -> list[float]:
@@ -44,16 +33,23 @@ def losses(out: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def begin(out: Path, *more: str) -> tuple[subprocess.Popen, list[int]]:
-    """A long run of two processes under torchrun that has saved something, and the two."""
-    words = [tiny_job.__file__, str(out), str(10**5), "0", "2", *more]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    run = subprocess.Popen(
-        [*torchrun, "--nproc-per-node=2", *words], stderr=subprocess.PIPE, text=True
-    )
-    until_saved(out, lambda: run.poll() is None)
+def torchrun(*words: str) -> None:
+    """Be torchrun with these words."""
+    from torch.distributed.run import main
+
+    main(list(words))
+
+
+def begin(out: Path, *more: str) -> tuple[BaseProcess, list[int], Path]:
+    """A long run of two processes under torchrun that has saved something, the two, and what they
+    say."""
+    words = (tiny_job.__file__, str(out), str(10**5), "0", "2", *more)
+    said = out.with_name(f"{out.name}.said")
+    (run,) = fork(torchrun, "--standalone", "--nproc-per-node=2", *words, said=said)
+    until_saved(out, run.is_alive)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    return run, [int(pid) for pid in children if b"-u\0" in command_line(pid)]
+    ranks = [int(pid) for pid in children if b"-u\0" in command_line(pid)]
+    return run, ranks, said.with_name(f"{said.name}.err")
 
 
 def begin_alone(out: Path) -> tuple[list[BaseProcess], Path]:
@@ -75,11 +71,11 @@ def command_line(pid: str) -> bytes:
 
 
 def test_a_killed_process_ends_the_job_under_torchrun(tmp_path):
-    run, processes = begin(tmp_path)
+    run, processes, errors = begin(tmp_path)
     os.kill(processes[0], signal.SIGKILL)
-    _, said = run.communicate(timeout=120)
-    assert run.returncode != 0
-    assert_whole(tmp_path, said)
+    run.join(120)
+    assert run.exitcode == 1
+    assert_whole(tmp_path, errors.read_text())
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -110,11 +106,11 @@ def test_sigterm_to_a_process_saves_and_ends_all_well(tmp_path):
 
 def test_sigterm_to_torchrun_saves_and_spares_the_loaders(tmp_path):
     # torchrun tells every process of a group, the loaders' workers too.
-    run, _ = begin(tmp_path, "--workers", "1")
+    run, _, errors = begin(tmp_path, "--workers", "1")
     run.terminate()
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 1  # as torchrun ends on any signal
-    assert "DataLoader worker" not in said
+    run.join(120)
+    assert run.exitcode == 1  # as torchrun ends on any signal
+    assert "DataLoader worker" not in errors.read_text()
     assert facts_of(latest(tmp_path))["step"] == len(losses(tmp_path))
 
 
@@ -159,7 +155,8 @@ def test_two_processes_distil_as_one(tiny, tmp_path):
     for ranks in (1, 2):
         out = tmp_path / str(ranks)
         teacher_at = str(tmp_path / "teacher")
-        together(distil_base, teacher_at, str(out), ranks, out=out, ranks=ranks)
+        said = out.with_name(f"{ranks}.said")
+        together(distil_base, teacher_at, str(out), ranks, said=said, ranks=ranks)
         found.append(losses(out / "1-guidance"))
     assert len(found[0]) == 6 and found[1] == pytest.approx(found[0], rel=1e-4)
     one, two = (load_file(tmp_path / n / "1-guidance" / "model.safetensors") for n in "12")

@@ -1,20 +1,26 @@
 """Batches made ready beside the step, and blocks that are compiled once."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from forked import together  # pyright: ignore
+from torch._dynamo.utils import counters
 
 from imagen_video import presets
 from imagen_video.data.mix import Batch, Mix, batches
 from imagen_video.data.stickers.source import StickerSource
+from imagen_video.diffusion.objective import Draws
+from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
 from imagen_video.training.ahead import ahead, make_ready
+from imagen_video.training.engine import blocks_of, compile_blocks
+from imagen_video.video import to_float
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 BASE = presets.tiny().stage("base")
@@ -82,46 +88,34 @@ def test_an_encoder_answers_two_threads_at_once(encoder):
         assert torch.equal(one.tokens, other.tokens)
 
 
-COMPILED = """
-import json, torch
-from torch._dynamo.utils import counters
-from imagen_video import presets
-from imagen_video.data.mix import Batch, Mix, batches
-from imagen_video.data.stickers.source import StickerSource
-from imagen_video.diffusion.objective import Draws
-from imagen_video.stage import Stage
-from imagen_video.text.encoder import load_encoder
-from imagen_video.training.ahead import make_ready
-from imagen_video.training.engine import blocks_of, compile_blocks
-from imagen_video.video import to_float
+def compiled(told: Path) -> None:
+    """Losses of two steps, plain and compiled, and what dynamo made of the blocks."""
+    torch.set_num_threads(1)
+    spec, encoder = presets.tiny().stage("base"), load_encoder(presets.SHORT_CAPTIONS)
+    stage, mix = Stage(spec), Mix(StickerSource(0), spec, seed=0, steps=2)
 
-torch.set_num_threads(1)
-spec, encoder = presets.tiny().stage("base"), load_encoder(presets.SHORT_CAPTIONS)
-stage, mix = Stage(spec), Mix(StickerSource(0), spec, seed=0, steps=2)
+    def losses() -> Iterator[tuple[float, int]]:
+        for step in range(2):
+            ready = make_ready(mix[step], encoder, torch.device("cpu"))
+            draws = Draws(len(ready.video), seed=0, step=step)
+            value = stage.loss(to_float(ready.video), ready.cond, draws).value
+            value.backward()
+            yield value.item(), counters["stats"]["unique_graphs"]
 
-def losses():
-    for step in range(2):
-        ready = make_ready(mix[step], encoder, torch.device("cpu"))
-        draws = Draws(len(ready.video), seed=0, step=step)
-        value = stage.loss(to_float(ready.video), ready.cond, draws).value
-        value.backward()
-        yield value.item(), counters["stats"]["unique_graphs"]
-
-plain = [value for value, _ in losses()]
-compile_blocks(stage.unet)
-with torch.compiler.set_stance("default", force_backend="eager"):
-    compiled = list(losses())
-print(json.dumps([plain, compiled, len(blocks_of(stage.unet)), len(counters["graph_break"])]))
-"""
+    plain = [value for value, _ in losses()]
+    compile_blocks(stage.unet)
+    with torch.compiler.set_stance("default", force_backend="eager"):
+        found = list(losses())
+    blocks, breaks = len(blocks_of(stage.unet)), len(counters["graph_break"])
+    told.write_text(json.dumps([plain, found, blocks, breaks]))
 
 
-def test_blocks_are_compiled_once_and_compute_the_same():
+def test_blocks_are_compiled_once_and_compute_the_same(tmp_path):
     """torch's dynamo traces them; its eager backend stands for the minutes of a C++ compiler. In a
     process of its own: the checks of shapes in tests cannot be traced."""
-    ran = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    plain, compiled, blocks, breaks = json.loads(ran.stdout)
-    (first, graphs), (second, later) = compiled
+    together(compiled, tmp_path / "told", said=tmp_path / "said", ranks=1)
+    plain, found, blocks, breaks = json.loads((tmp_path / "told").read_text())
+    (first, graphs), (second, later) = found
     assert [first, second] == pytest.approx(plain, rel=1e-5)
     assert 0 < graphs <= blocks
     assert later == graphs and breaks == 0

@@ -1,5 +1,6 @@
 """The U-Net's promises: images never meet, frames and sizes are free, what is off is off."""
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -41,8 +42,9 @@ EVERY = [
 ]
 
 
+@functools.cache
 def random_unet(spec: StageSpec) -> torch.nn.Module:
-    """A network in which nothing is zero any more, so that leaks show."""
+    """A network in which nothing is zero any more, so that leaks show. Tests share it."""
     torch.manual_seed(0)
     unet = build_unet(spec)
     for parameter in unet.parameters():

@@ -14,11 +14,17 @@ from imagen_video.web.server import application
 from imagen_video.web.uploads import Limits
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keys are made there."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(cache: Path) -> Iterator[None]:
+    """For these tests alone: others would draw every sticker again."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("IMAGEN_VIDEO_CACHE", str(cache))
         yield
 
 

@@ -30,15 +30,16 @@ class Server:
     def start(self) -> None:
         (self._run,) = fork(command, *self._words, "--port", str(self.port), said=self.said)
         deadline = time.monotonic() + 120
-        while True:
-            try:
-                assert httpx.get(f"{self.url}/health").json()["status"] == "ok"
-                return
-            except httpx.TransportError:
-                errors = self.said.with_name(f"{self.said.name}.err")
-                assert self._run.is_alive(), errors.read_text()
-                assert time.monotonic() < deadline, errors.read_text()
-                time.sleep(0.1)
+        with httpx.Client() as client:
+            while True:
+                try:
+                    assert client.get(f"{self.url}/health").json()["status"] == "ok"
+                    return
+                except httpx.TransportError:
+                    errors = self.said.with_name(f"{self.said.name}.err")
+                    assert self._run.is_alive(), errors.read_text()
+                    assert time.monotonic() < deadline, errors.read_text()
+                    time.sleep(0.1)
 
     def end(self, how: signal.Signals) -> int | None:
         """Send a signal; the exit code."""
