@@ -1,7 +1,9 @@
 """What a folder goes on with, and what it refuses."""
 
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny_trainer import Still, tiny_trainer  # pyright: ignore
@@ -20,6 +22,14 @@ from imagen_video.training.trainer import Trainer
 from imagen_video.video import VideoFormat
 
 
+@pytest.fixture(scope="module")
+def done(tiny, tmp_path_factory) -> Path:
+    """A run of twelve steps that has ended; copied before anything is written there."""
+    folder = tmp_path_factory.mktemp("done")
+    assert tiny_trainer(folder, tiny).run() == 12
+    return folder
+
+
 def test_what_a_kill_during_a_save_left_over_is_cleared_away(tiny, tmp_path):
     half = tmp_path / "checkpoints" / ".step-00000001.part"
     half.mkdir(parents=True)
@@ -29,21 +39,19 @@ def test_what_a_kill_during_a_save_left_over_is_cleared_away(tiny, tmp_path):
     assert not half.exists() and not list(tmp_path.glob(".*.part"))
 
 
-def test_another_seed_or_network_does_not_resume(tiny, tmp_path):
-    tiny_trainer(tmp_path, tiny).run()
+def test_another_seed_or_network_does_not_resume(tiny, done):
     with pytest.raises(ValueError, match="seed 0, not 1"):
-        tiny_trainer(tmp_path, tiny, seed=1)
+        tiny_trainer(done, tiny, seed=1)
     spec = presets.tiny().stages[1]
     mix = Mix(Still(), spec, seed=0, steps=3)
     with pytest.raises(
         ValueError, match=r"another stage \(name base, not tsr1; input None, not .*; and \d+ more\)"
     ):
-        Trainer(Stage(spec), Data(mix, tiny.encoder), tmp_path, RunSpec(workers=0))
+        Trainer(Stage(spec), Data(mix, tiny.encoder), done, RunSpec(workers=0))
 
 
-def test_another_spec_of_the_same_network_does_not_resume(tiny, tmp_path):
+def test_another_spec_of_the_same_network_does_not_resume(tiny, done):
     """TSR-2 and TSR-3 have equal networks: going on as the wrong one would spoil both."""
-    tiny_trainer(tmp_path, tiny).run()
     spec = with_steps(presets.tiny().stages[0], 12)
     longer = replace(spec, train=replace(spec.train, steps=14))
     for other, told in (
@@ -53,25 +61,23 @@ def test_another_spec_of_the_same_network_does_not_resume(tiny, tmp_path):
     ):
         mix = Mix(Still(), other, seed=0, steps=3)
         with pytest.raises(ValueError, match=rf"trained as another stage \({told}\)"):
-            Trainer(Stage(other), Data(mix, tiny.encoder), tmp_path, RunSpec(workers=0))
+            Trainer(Stage(other), Data(mix, tiny.encoder), done, RunSpec(workers=0))
 
 
-def test_other_data_does_not_go_on(tiny, tmp_path):
+def test_other_data_does_not_go_on(tiny, done):
     """By another name it may be the same: what counts is how much of each source was shown."""
-    tiny_trainer(tmp_path, tiny).run()
-    trainer = tiny_trainer(tmp_path, tiny)
+    trainer = tiny_trainer(done, tiny)
     spec, stickers = trainer.stage.spec, Mix(StickerSource(0), trainer.stage.spec, seed=0, steps=3)
     told = r"up to step 12 on nothing more, not on stickers.* \(\d+ clips and \d+ stills of it"
     with pytest.raises(ValueError, match=told):
-        Trainer(Stage(spec), Data(stickers, tiny.encoder), tmp_path, RunSpec(workers=0))
+        Trainer(Stage(spec), Data(stickers, tiny.encoder), done, RunSpec(workers=0))
 
 
-def test_other_text_does_not_go_on(tiny, tmp_path):
-    trainer = tiny_trainer(tmp_path, tiny)
-    trainer.run()
+def test_other_text_does_not_go_on(tiny, done):
+    trainer = tiny_trainer(done, tiny)
     encoder = MiniLMEncoder(tiny.encoder.length + 1)
     with pytest.raises(ValueError, match="embeddings of minilm of 32 tokens, not of minilm of 33"):
-        Trainer(trainer.stage, Data(trainer.data.mix, encoder), tmp_path, RunSpec(workers=0))
+        Trainer(trainer.stage, Data(trainer.data.mix, encoder), done, RunSpec(workers=0))
 
 
 class Ending(Still):
@@ -93,9 +99,9 @@ def test_what_was_learned_is_saved_when_data_ends_the_run(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["cut", "gone", "facts"])
-def test_a_damaged_checkpoint_is_told_with_what_to_do(tiny, tmp_path, spoil):
-    tiny_trainer(tmp_path, tiny).run()
-    newest = latest(tmp_path)
+def test_a_damaged_checkpoint_is_told_with_what_to_do(tiny, done, tmp_path, spoil):
+    run = shutil.copytree(done, tmp_path / "run")
+    newest = latest(run)
     assert newest is not None
     (shard,) = newest.glob("*.safetensors")
     if spoil == "facts":
@@ -106,6 +112,6 @@ def test_a_damaged_checkpoint_is_told_with_what_to_do(tiny, tmp_path, spoil):
         os.truncate(shard, 100_000)
     told = rf"{newest.name} is damaged \(.*\): remove that folder, and the run goes on"
     with pytest.raises(ValueError, match=told):
-        tiny_trainer(tmp_path, tiny)
+        tiny_trainer(run, tiny)
     with pytest.raises(ValueError, match=told):
-        export_stage(tmp_path, tmp_path / "exported")
+        export_stage(run, tmp_path / "exported")

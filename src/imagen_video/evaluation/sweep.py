@@ -31,7 +31,8 @@ from imagen_video.evaluation.asked import (
 )
 from imagen_video.evaluation.prompts import Prompt, prompts_of
 from imagen_video.evaluation.ranking import Row, draw, in_order
-from imagen_video.evaluation.records import settings_of
+from imagen_video.evaluation.records import Tools, settings_of
+from imagen_video.evaluation.reference import Reference
 from imagen_video.evaluation.report import Report, report_of
 from imagen_video.evaluation.run import Column, Evaluation, computed_by
 from imagen_video.evaluation.scores import (
@@ -151,6 +152,15 @@ class Tried:
         return Measure(name="FVD", of=fvd.of, better=LOWER, proxy=fvd.proxy, **spread)
 
 
+@dataclass(frozen=True)
+class Common:
+    """What all combinations are asked, looked at with and compared with."""
+
+    prompts: list[Prompt]
+    tools: Tools
+    reference: Reference | Path
+
+
 def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list[Row]:
     """Evaluate every combination into `out`: sweep.json, curve.png, and a folder each, which a
     sweep of others that has it too does not make again. Rows come in order of quality, the best
@@ -158,14 +168,19 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
     with started(asked.device) as ranks:
         cascade = Cascade.from_pretrained(model, device=ranks.device)
         stage = cascade.spec.stage(spec.stage)
+        alone, prompts = not spec.from_cascade, prompts_of(asked.prompts, asked.count)
+        reference = reference_of(asked.reference, prompts, out)
+        if isinstance(reference, Path) and stage.kind != "base" and alone:
+            raise ValueError(
+                f"{stage.name!r} needs true clips to start from: {reference} has features only"
+            )
+        common = Common(prompts, tools_of(asked, prompts), reference)
         rows, found = [], {}
         for name, curve, sampler in list(samplers(stage, spec)):
             trial = cascade.with_sampler(stage.name, sampler)
             facts = json.dumps(asdict(sampler), sort_keys=True)
             place = out / digest_of_text(facts + "from cascade" * spec.from_cascade)
-            made = _tried(
-                trial, stage.name, asked, out=place, ranks=ranks, alone=not spec.from_cascade
-            )
+            made = _tried(trial, stage.name, asked, common, out=place, ranks=ranks, alone=alone)
             if made:
                 report, found[name] = made.report, made
                 told: Any = {"notes": report.notes, "settings": report.settings}
@@ -185,13 +200,17 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
 
 
 def _tried(
-    cascade: Cascade, name: str, asked: EvaluationSpec, *, out: Path, ranks: Ranks, alone: bool
+    cascade: Cascade,
+    name: str,
+    asked: EvaluationSpec,
+    common: Common,
+    *,
+    out: Path,
+    ranks: Ranks,
+    alone: bool,
 ) -> Tried | None:
     stage = cascade.spec.stage(name)
-    prompts = prompts_of(asked.prompts, asked.count)
-    tools, reference = tools_of(asked, prompts), reference_of(asked.reference, prompts, out.parent)
-    if isinstance(reference, Path) and stage.kind != "base" and alone:
-        raise ValueError(f"{name!r} needs true clips to start from: {reference} has features only")
+    prompts, tools, reference = common.prompts, common.tools, common.reference
     counts = counts_of(prompts, asked, reference, own=False)
     compared = settings_of(
         tools,
