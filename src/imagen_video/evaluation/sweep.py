@@ -159,6 +159,8 @@ class Common:
     prompts: list[Prompt]
     tools: Tools
     reference: Reference | Path
+    alone: bool
+    """From true clips, not from what the stages before make."""
 
 
 def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list[Row]:
@@ -174,13 +176,13 @@ def sweep(model: str, spec: SweepSpec, asked: EvaluationSpec, out: Path) -> list
             raise ValueError(
                 f"{stage.name!r} needs true clips to start from: {reference} has features only"
             )
-        common = Common(prompts, tools_of(asked, prompts), reference)
+        common = Common(prompts, tools_of(asked, prompts), reference, alone)
         rows, found = [], {}
         for name, curve, sampler in list(samplers(stage, spec)):
             trial = cascade.with_sampler(stage.name, sampler)
             facts = json.dumps(asdict(sampler), sort_keys=True)
             place = out / digest_of_text(facts + "from cascade" * spec.from_cascade)
-            made = _tried(trial, stage.name, asked, common, out=place, ranks=ranks, alone=alone)
+            made = _tried(trial, stage.name, asked, common, out=place, ranks=ranks)
             if made:
                 report, found[name] = made.report, made
                 told: Any = {"notes": report.notes, "settings": report.settings}
@@ -207,10 +209,10 @@ def _tried(
     *,
     out: Path,
     ranks: Ranks,
-    alone: bool,
 ) -> Tried | None:
     stage = cascade.spec.stage(name)
-    prompts, tools, reference = common.prompts, common.tools, common.reference
+    prompts, tools = common.prompts, common.tools
+    reference, alone = common.reference, common.alone
     counts = counts_of(prompts, asked, reference, own=False)
     compared = settings_of(
         tools,
