@@ -1,5 +1,6 @@
 """Small plots of the studies, one PNG each."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -33,11 +34,19 @@ def axes(count: int, rows: int = 1) -> tuple[Any, list[Any]]:
     return figure, list(figure.subplots(rows, count, squeeze=False).flat)
 
 
+ANY, PER_CENT, SHARE = (-math.inf, math.inf), (0.0, 100.0), (0.0, 1.0)
+
+
 def lined(
-    ax: Any, x: Sequence[float], values: Sequence[Sequence[float]], label: str, **style: Any
+    ax: Any,
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    label: str,
+    within: tuple[float, float] = ANY,
+    **style: Any,
 ) -> None:
-    """Means over seeds along x, with their intervals."""
-    found = [over_seeds(v) for v in values]
+    """Means over seeds along x, with their intervals as far as there can be values."""
+    found = [over_seeds(v, *within) for v in values]
     means = [f.mean for f in found]
     spread = [[f.mean - f.low for f in found], [f.high - f.mean for f in found]]
     seeds = min(len(v) for v in values)
@@ -92,7 +101,7 @@ def joint(results: Results) -> Any:
                 [percent(m["right"][group][question]) for m in measured(results, arm)]
                 for arm in arms.values()
             ]
-            lined(ax, range(len(arms)), values, question, marker="o", linestyle="none")
+            lined(ax, range(len(arms)), values, question, PER_CENT, marker="o", linestyle="none")
         ax.set(title={"seen": "styles that move"}.get(group, "line art, in stills only"))
         ax.set(ylabel="right, %", ylim=(0, 103))
         ax.set_xticks(range(len(arms)), list(arms), fontsize=7)
@@ -108,7 +117,7 @@ def size(results: Results) -> Any:
         values = [
             [percent(m["right"]["seen"][question]) for m in measured(results, arm)] for arm in arms
         ]
-        lined(right, millions, values, question, marker="o")
+        lined(right, millions, values, question, PER_CENT, marker="o")
     lined(far, millions, [[m["frechet"] for m in measured(results, a)] for a in arms], "Frechet")
     right.set(xlabel="million parameters", ylabel="right, %", title="what training showed")
     far.set(xlabel="million parameters", title="Frechet distance")
@@ -149,6 +158,9 @@ def guidance(results: Results) -> Any:
         "Frechet distance": lambda row: row["frechet"],
     }
     for ax, (title, pull) in zip(places, pulls.items(), strict=True):
+        within = PER_CENT if title.endswith("%") else ANY
+        off = over_seeds([pull(row) for row in rows if row["guidance"] == "off"]).mean
+        ax.axhline(off, color="grey", linewidth=0.7, linestyle=":", label="no guidance")
         for kind in ("constant", "oscillating"):
             for threshold in ("static", "dynamic"):
                 values = [
@@ -160,7 +172,7 @@ def guidance(results: Results) -> Any:
                     for w in WEIGHTS
                 ]
                 line = "-" if threshold == "static" else "--"
-                lined(ax, WEIGHTS, values, f"{kind}, {threshold}", linestyle=line)
+                lined(ax, WEIGHTS, values, f"{kind}, {threshold}", within, linestyle=line)
         ax.set(xlabel="guidance weight", title=title, xscale="log")
         plain(ax.xaxis, WEIGHTS)
     truth = [m["truth"]["saturation"] for m in measured(results, "guidance/base")]
@@ -173,6 +185,7 @@ def generalisation(results: Results) -> Any:
     bars = {
         "pair: motion": (REFERENCE, "motion"),
         "pair: thing": (REFERENCE, "concept"),
+        "rotation: turns": ("generalisation/rotation", "motion"),
         "rotation: direction": ("generalisation/rotation", "direction"),
         "rotation: thing": ("generalisation/rotation", "concept"),
         "word: whole": ("generalisation/words", "everything"),
@@ -183,7 +196,7 @@ def generalisation(results: Results) -> Any:
             [percent(m["right"][group][question]) for m in measured(results, arm)]
             for arm, question in bars.values()
         ]
-        lined(ax, range(len(bars)), values, group, marker="o", linestyle="none")
+        lined(ax, range(len(bars)), values, group, PER_CENT, marker="o", linestyle="none")
     ax.set(ylabel="right, %", ylim=(0, 103))
     ax.set_xticks(range(len(bars)), list(bars), rotation=20, fontsize=7)
     ax.legend(fontsize=7)
@@ -200,7 +213,7 @@ def distillation(results: Results) -> Any:
     for label, by_steps in found.items():
         known = list(by_steps.values())
         answers = [[percent(m["right"]["seen"]["everything"]) for m in each] for each in known]
-        lined(right, list(by_steps), answers, label, marker="o")
+        lined(right, list(by_steps), answers, label, PER_CENT, marker="o")
         lined(
             far, list(by_steps), [[m["frechet"] for m in each] for each in known], label, marker="o"
         )
@@ -224,7 +237,7 @@ def bias(results: Results) -> Any:
         for weight, each in counts.items():
             shares = [[c.get(v, 0) / sum(c.values()) for c in each] for v in values]
             label = f"guidance {weight}"
-            lined(ax, range(len(values)), shares, label, marker="o", linestyle="none")
+            lined(ax, range(len(values)), shares, label, SHARE, marker="o", linestyle="none")
         held = [data.get(value, 0) for value in values]
         ax.bar(range(len(values)), held, color="lightgrey", label="data")
         ax.set(title=f"{part}, {name}", ylim=(0, None))

@@ -26,6 +26,7 @@ def report(out: Path, docs: Path | None) -> None:
     """Write report.json, report.md and the plots into `out`; the plots into `docs` too, and what
     every arm has measured, which is read there when `out` is of another machine."""
     results = read(out, docs)
+    out.mkdir(parents=True, exist_ok=True)
     if docs:
         keep(results, docs)
     made = [rows for rows in map(lambda t: compared(t, results), tables()) if rows["lines"]]
@@ -40,7 +41,10 @@ def report(out: Path, docs: Path | None) -> None:
     for plot in plot_all(results, out):
         if docs:
             shutil.copy(plot, docs)
-    print(text)
+    done = [result for arm in results.values() for result in arm.values()]
+    # Arms from before they were added up have those of their last run.
+    hours = sum(r.get("seconds", r.get("seconds of the last run", 0)) for r in done) / 3600
+    print(f"{text}\n\nThese arms took {hours:.1f} core-hours or more.")
 
 
 def read(out: Path, docs: Path | None = None) -> Results:

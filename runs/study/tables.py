@@ -139,30 +139,26 @@ def joint() -> list[Table]:
 
 def augmentation() -> list[Table]:
     arms = (("augmented", "reference/ssr"), ("not augmented", "augmentation/none"))
-    return [
-        upsampled("augmentation", f"Conditioning augmentation: {told}", source, arms)
-        for source, told in (("base", "on the base's output"), ("truth", "on true small clips"))
-    ]
+    return upsampled("augmentation", "Conditioning augmentation", arms)
 
 
 def text() -> list[Table]:
     arms = (("text at both stages", "reference/ssr"), ("text at the base only", "text/base only"))
-    return [
-        upsampled("text", f"Text: {told}", source, arms)
-        for source, told in (("base", "on the base's output"), ("truth", "on true small clips"))
-    ]
+    return upsampled("text", "Text", arms)
 
 
-def upsampled(study: str, title: str, source: str, arms: tuple[tuple[str, str], ...]) -> Table:
-    """Arms of an upsampling stage at every level of noise, from one source."""
-    columns = (*FINE, number("psnr", "PSNR, dB")) if source == "truth" else FINE
-    lines = [
-        Line(f"{name}, log-SNR {level:g}", arm, row("rows", source=source, level=f"{level:g}"))
-        for level in LEVELS
-        for name, arm in arms
-    ]
-    lines.append(Line("enlarged only", arms[0][1], row("rows", source=source, level="none")))
-    return Table(study, title, columns, tuple(lines))
+def upsampled(study: str, title: str, arms: tuple[tuple[str, str], ...]) -> list[Table]:
+    """Arms of an upsampling stage from both sources, at equal noise."""
+    fine = (*FINE, number("psnr", "PSNR, dB"))
+    sources = (("base", "on the base's output", FINE), ("truth", "on true small clips", fine))
+    tables = []
+    for source, told, columns in sources:
+        only = Line("enlarged only", arms[0][1], row("rows", source=source, level="none"))
+        for level in LEVELS:
+            part = row("rows", source=source, level=f"{level:g}")
+            lines = (*(Line(name, arm, part) for name, arm in arms), only)
+            tables.append(Table(study, f"{title} {told}, log-SNR {level:g}", columns, lines))
+    return tables
 
 
 def guidance() -> Table:
