@@ -49,8 +49,9 @@ def in_order(rows: list[Row]) -> list[Row]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """FVD against alignment, a curve over the guidance for everything else; the best is
-    marked, and what nothing beats in both."""
+    """FVD against alignment with their intervals, a curve over the guidance for everything else;
+    the best is marked, and what nothing beats in both. (Differences over the same prompts, which
+    are in the table, are known far better than the intervals of two points let expect.)"""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -65,10 +66,12 @@ def draw(rows: list[Row], path: Path) -> None:
             label[0] = f"{across.name}{' (proxy)' if across.proxy else ''}, higher is better"
         point = (across.value if across else 0.0, up.value, row.name.rpartition("guidance ")[2])
         curves.setdefault(row.curve, []).append(point)
+        bars = {"xerr": _bar(across), "yerr": _bar(up), "fmt": "none", "ecolor": "0.8"}
+        axes.errorbar(*point[:2], **bars, elinewidth=0.8, zorder=0)
         if row is rows[0]:
             axes.plot(*point[:2], "*", color=EMBER, markersize=14, zorder=1)
     better = front([point[:2] for points in curves.values() for point in points])
-    line = {"color": "0.85", "linewidth": 7, "zorder": 0, "label": "none is better in both"}
+    line = {"color": "0.85", "linewidth": 7, "zorder": 0, "label": "no mean is better in both"}
     axes.plot(*zip(*better, strict=True), **line)
     for name, points in curves.items():
         color = INK if len(curves) == 1 else None
@@ -79,6 +82,13 @@ def draw(rows: list[Row], path: Path) -> None:
     axes.legend(fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def _bar(measure: Measure | None) -> list[list[float]] | None:
+    """How far its interval reaches down and up, as matplotlib has it."""
+    if measure is None or measure.low is None or measure.high is None:
+        return None
+    return [[measure.value - measure.low], [measure.high - measure.value]]
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
