@@ -126,7 +126,7 @@ def mean_of(
     proxy: bool = False,
     repeats: int = 1,
 ) -> Measure:
-    """A mean over videos with Student's interval: a bootstrap of eight is a quarter too narrow."""
+    """A mean over videos with Student's interval: a bootstrap of few is too narrow."""
     rows = together(torch.tensor(values, dtype=torch.float64), repeats).mean(1)
     low = high = None
     if len(rows) > 1:
