@@ -7,7 +7,7 @@ what `imagen-video plan` foretells.
 
 Runs the trainer's own step, AdamW and average included, on random pixels and embeddings. Memory is
 what the allocator gave out at most: on a GPU by `max_memory_allocated`, on a CPU by the profiler's
-record of one step, on top of what is kept between steps.
+record of one step, on top of what is kept between steps. As on a GPU a second batch lies ready.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from imagen_video.info import matrix_rate
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.cache import EmbeddingTable
-from imagen_video.training.ahead import Data
+from imagen_video.training.ahead import Data, Ready
 from imagen_video.training.engine import uncompiled
-from imagen_video.training.plan import Needs
+from imagen_video.training.plan import BATCHES, Needs
 from imagen_video.training.run import RunSpec, trained_format
 from imagen_video.training.trainer import Trainer
 from imagen_video.training.watch import Watch
@@ -64,9 +64,17 @@ class Row:
     foretold_bytes: int
 
 
-def trainer_of(spec: StageSpec, run: RunSpec, out: Path, ranks: Ranks) -> Trainer:
+def captions_of(spec: StageSpec, rows: int) -> list[tuple[str, ...]]:
+    """As many different ones as can be: one a frame of packed images, one a clip."""
+    frames, packs = trained_format(spec).frames, min(rows, spec.train.image_packs)
+    own = [tuple(f"image {frame} of {row}" for frame in range(frames)) for row in range(packs)]
+    return own + [(f"clip {row}",) * frames for row in range(packs, rows)]
+
+
+def trainer_of(spec: StageSpec, rows: int, run: RunSpec, out: Path, ranks: Ranks) -> Trainer:
     torch.manual_seed(0)
-    captions = {"": torch.randn(TOKENS, spec.unet.text_dim)}
+    told = {caption for row in captions_of(spec, rows) for caption in row}
+    captions = {caption: torch.randn(TOKENS, spec.unet.text_dim) for caption in told}
     train = replace(spec.train, clips=ranks.ranks * run.accumulate, image_packs=0)
     mix = Mix(StickerSource(0), replace(spec, train=train), seed=0, steps=1)
     data = Data(mix, EmbeddingTable("random", TOKENS, captions))
@@ -77,15 +85,17 @@ def trainer_of(spec: StageSpec, run: RunSpec, out: Path, ranks: Ranks) -> Traine
 def batch_of(spec: StageSpec, rows: int) -> Batch:
     shown = trained_format(spec)
     video = torch.randint(0, 256, (rows, shown.frames, 3, *shown.size), dtype=torch.uint8)
-    captions = (("",) * shown.frames,) * rows
+    captions = tuple(captions_of(spec, rows))
     is_video = torch.ones(rows, dtype=torch.bool)
     return Batch(video, captions, is_video, torch.arange(shown.frames), tuple(range(rows)), rows)
 
 
-def kept_bytes(trainer: Trainer) -> int:
-    """This process's weights, average and optimizer state."""
+def kept_bytes(trainer: Trainer, batches: list[list[Ready]]) -> int:
+    """This process's weights, average and optimizer state, and what lies ready to be trained on."""
+    ready = [part for parts in batches for part in parts]
+    data = [value for part in ready for value in (part.video, part.text.tokens, part.text.mask)]
     moments = [v for state in trainer.optimizer.state.values() for v in state.values()]
-    kept = [*trainer.stage.unet.parameters(), *trainer.ema.average.values(), *moments]
+    kept = [*trainer.stage.unet.parameters(), *trainer.ema.average.values(), *moments, *data]
     return sum(getattr(value, "_local_tensor", value).nbytes for value in kept)
 
 
@@ -111,26 +121,27 @@ def measure(spec: StageSpec, wanted: argparse.Namespace, ranks: Ranks, out: Path
         accumulate=wanted.accumulate,
         compiled=wanted.compiled,
     )
-    trainer = trainer_of(spec, run, out, ranks)
-    parts = trainer.made_ready(batch_of(spec, rows * run.accumulate))
+    all_rows = rows * run.accumulate
+    trainer = trainer_of(spec, all_rows, run, out, ranks)
+    batches = [trainer.made_ready(batch_of(spec, all_rows)) for _ in range(BATCHES)]
     watch = Watch(trainer.ranks, flops_per_row=1, peak_flops=1.0)
 
     def step() -> None:
-        trainer.train_on(parts, watch)
+        trainer.train_on(batches[0], watch)
         if device != "cpu":
             torch.cuda.synchronize()
 
     step()
     trainer.optimizer.zero_grad(set_to_none=True)
     if device == "cpu":
-        peak = kept_bytes(trainer) + peak_on_cpu(step)
+        peak = kept_bytes(trainer, batches) + peak_on_cpu(step)
     else:
         torch.cuda.reset_peak_memory_stats()
         step()
         peak = torch.cuda.max_memory_allocated()
     with uncompiled(run.compiled), FlopCounterMode(display=False) as counter:
         step()
-    needs, all_rows = Needs(spec, TOKENS), rows * run.accumulate
+    needs = Needs(spec, TOKENS)
     return Row(
         stage=spec.name,
         parameters=needs.parameters,

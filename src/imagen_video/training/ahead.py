@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from imagen_video.data.mix import Batch, Mix
-from imagen_video.shapes import UInt8
-from imagen_video.text.encoder import TextEncoder
+from imagen_video.shapes import Int, UInt8
+from imagen_video.text.encoder import TextEmbedding, TextEncoder
 from imagen_video.unet.inputs import Conditioning
 
 T = TypeVar("T")
@@ -29,26 +29,31 @@ class Data:
 
 @dataclass(frozen=True)
 class Ready:
-    """A batch, or a part of one, with its pixels on the device and what the network is told."""
+    """A batch, or a part of one, with its pixels on the device, and `text` that has every different
+    caption once: `caption` says which of them a frame has."""
 
     batch: Batch
     video: UInt8[Tensor, "b f c h w"]
-    cond: Conditioning
+    text: TextEmbedding
+    caption: Int[Tensor, "b f"]
+
+    @property
+    def cond(self) -> Conditioning:
+        """What the network is told. Made when a step asks: a caption for every frame is large."""
+        return Conditioning(
+            self.text.tokens[self.caption].float(),
+            self.text.mask[self.caption],
+            self.batch.is_video.to(self.video.device),
+            frame_index=self.batch.frame_index.to(self.video.device),
+        )
 
 
 def make_ready(batch: Batch, encoder: TextEncoder, device: torch.device) -> Ready:
-    """Embed every different caption once, and spread them over clips and frames on the device."""
+    """Embed every different caption once, and copy pixels and embeddings to the device."""
     unique = sorted({caption for captions in batch.captions for caption in captions})
-    embedding = encoder(unique).to(device)
     row = {caption: i for i, caption in enumerate(unique)}
     index = torch.tensor([[row[c] for c in captions] for captions in batch.captions], device=device)
-    cond = Conditioning(
-        embedding.tokens.float()[index],
-        embedding.mask[index],
-        batch.is_video.to(device),
-        frame_index=batch.frame_index.to(device),
-    )
-    return Ready(batch, batch.video.to(device), cond)
+    return Ready(batch, batch.video.to(device), encoder(unique).to(device), index)
 
 
 def ahead(

@@ -16,9 +16,10 @@ from imagen_video.training.dry import (
     training_flops,
 )
 from imagen_video.training.engine import blocks_of
-from imagen_video.training.run import NODE, ranks_for
+from imagen_video.training.run import NODE, ranks_for, trained_format
 
 HALF = 2
+BATCHES = 2  # on a GPU: the one that is trained on, and the next
 # Of a GPU's memory: the allocator's gaps and CUDA itself have the rest.
 USABLE = 0.9
 GIB, TERA = 2**30, 1e12
@@ -84,7 +85,15 @@ class Needs:
         if accumulate > 1:  # all gradients of the parts before are there all the time
             one, two = (step.activations + self.gradients // shards for step in steps)
         kept = (self.weights + self.optimizer + self.ema) // shards
+        kept += BATCHES * self.batch_bytes(rows * accumulate)
         return kept + one + (rows - 1) * (two - one) + (self._gathered() if sharded else 0)
+
+    def batch_bytes(self, rows: int) -> int:
+        """Of pixels in 8 bits and of captions, one a clip and one a frame of packed images."""
+        shown, packs = trained_format(self.spec), min(rows, self.spec.train.image_packs)
+        captions = rows - packs + packs * shown.frames
+        token = FLOAT * self.spec.unet.text_dim + 1
+        return rows * shown.frames * 3 * math.prod(shown.size) + captions * self.tokens * token
 
     def _gathered(self) -> int:
         """Whole weights of one block, of the next, and of what is in none; a block's gradient."""
