@@ -11,7 +11,8 @@ Time: every second frame given, the stage against blending the neighbouring know
 frames between two known ones; wanted +3 dB. Inputs are 8-bit and noised at aug_logsnr, as in a
 cascade. A clip is cut to its middle frames where the output would exceed four million pixels (four
 full frames of the last stage). "pooled" is the PSNR of the error over all clips, "mean" the mean
-of the clips' PSNR, each at most 60 dB, "won" on how many clips the stage is better.
+of the clips' PSNR, each at most 60 dB, with Student's 95 % interval of their differences ("+-"), "won"
+on how many clips the stage is better.
 
 Real clips through `Cascade.upscale`: all frames kept; down(SR(x)) against x, wanted 30 dB;
 SR(down(x)) against x, beside bicubic.
@@ -19,8 +20,10 @@ SR(down(x)) against x, beside bicubic.
 
 import importlib.util
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import stdev
 
 import torch
 import tyro
@@ -33,7 +36,7 @@ from imagen_video.data.stickers import Scene, StickerWorld, render
 from imagen_video.files import replacing
 from imagen_video.lowres import low_from_truth
 from imagen_video.memory import keep_freed_memory
-from imagen_video.metrics.measures import blend, decibels, psnr, squared_error
+from imagen_video.metrics.measures import blend, decibels, psnr, squared_error, student
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec import CascadeSpec, StageSpec
 from imagen_video.stage import Stage, build_unet
@@ -101,7 +104,7 @@ def on_held_out_clips(cascade: Cascade, options: Options) -> list[dict]:
     rows, world = [], StickerWorld(1, split="test")
     print(f"{'':38}{'pooled dB':>22}{'mean dB':>24}")
     numbers = f"{'stage':>8}{'rival':>8}{'gain':>8}"
-    print(f"{'stage':6}{'clips':>20}{'frames':>12}{numbers}{numbers}{'won':>6}")
+    print(f"{'stage':6}{'clips':>20}{'frames':>12}{numbers}{numbers}{'+-':>7}{'won':>5}")
     for stage in [s for s in cascade.stages if s.spec.kind != "base"]:
         if options.stages and stage.spec.name not in options.stages:
             continue
@@ -176,16 +179,20 @@ def resized(clip: Frames, height: int, width: int, **mode) -> Frames:
 
 
 def summary(pairs: list[tuple[float, float]]) -> dict:
-    """Decibels of (stage, rival) from their squared errors a clip."""
+    """Decibels of (stage, rival) from their squared errors a clip; `spread` is half the interval
+    of the mean difference, nan of one clip."""
 
     def pooled(column: int) -> float:
         return decibels(sum(pair[column] for pair in pairs) / len(pairs))
 
     per_clip = [[min(decibels(error), MOST_DECIBELS) for error in pair] for pair in pairs]
+    gains = [stage - rival for stage, rival in per_clip]
+    spread = student(0.0, stdev(gains), len(gains))[1] if len(gains) > 1 else math.nan
     return {
         "pooled": (pooled(0), pooled(1)),
         "mean": [sum(pair[i] for pair in per_clip) / len(pairs) for i in (0, 1)],
-        "won": sum(stage > rival for stage, rival in per_clip),
+        "spread": spread,
+        "won": sum(gain > 0 for gain in gains),
         "clips": per_clip,
     }
 
@@ -197,7 +204,8 @@ def line(row: dict) -> str:
         return f"{pair[0]:8.2f}{pair[1]:8.2f}{pair[0] - pair[1]:+8.2f}"
 
     numbers = cells(row["pooled"]) + cells(row["mean"])
-    return f"{row['stage']:6}{row['size']:>20}{row['part']:>12}{numbers}{row['won']:>6}"
+    end = f"{row['spread']:7.2f}{row['won']:5}"
+    return f"{row['stage']:6}{row['size']:>20}{row['part']:>12}{numbers}{end}"
 
 
 def on_real_clips(cascade: Cascade, options: Options) -> list[dict]:
