@@ -11,8 +11,8 @@ Time: every second frame given, the stage against blending the neighbouring know
 frames between two known ones; wanted +3 dB. Inputs are 8-bit and noised at aug_logsnr, as in a
 cascade. A clip is cut to its middle frames where the output would exceed four million pixels (four
 full frames of the last stage). "pooled" is the PSNR of the error over all clips, "mean" the mean
-of the clips' PSNR, each at most 60 dB, with Student's 95 % interval of their differences ("+-"), "won"
-on how many clips the stage is better.
+of the clips' PSNR, each at most 60 dB, with Student's 95 % interval of their differences ("+-"),
+"won" on how many clips the stage is better.
 
 Real clips through `Cascade.upscale`: all frames kept; down(SR(x)) against x, wanted 30 dB;
 SR(down(x)) against x, beside bicubic.

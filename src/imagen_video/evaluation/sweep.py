@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -45,6 +46,7 @@ from imagen_video.evaluation.scores import (
 )
 from imagen_video.evaluation.upsampled import Small, made_small
 from imagen_video.files import replacing
+from imagen_video.lowres import level_at
 from imagen_video.metrics.features import digest_of
 from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.sampling import SampleSpec, override
@@ -127,13 +129,13 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
 
 def _refuse(stage: StageSpec, spec: SweepSpec) -> None:
     """ValueError for what this stage has not."""
-    if spec.aug_snr and stage.kind == "base":
-        raise ValueError(f"{stage.name!r} starts from noise: only upsampling stages have --aug-snr")
+    if stage.kind == "base" and (spec.aug_snr or spec.from_cascade):
+        raise ValueError(f"{stage.name!r} starts from noise: no --aug-snr and no --from-cascade")
+    least = level_at(torch.ones(1), stage).exp().item()
     for snr in spec.aug_snr:
-        if not 0 < snr < math.inf:
-            raise ValueError(f"a signal-to-noise ratio is above 0, got {snr}")
-    if spec.from_cascade and stage.kind == "base":
-        raise ValueError(f"{stage.name!r} is the first stage: nothing comes before it")
+        if not least / 1.01 < snr < math.inf:  # it is shown with three digits
+            told = f"{stage.name!r} was trained with signal-to-noise ratios from {least:.3g} on"
+            raise ValueError(f"{told}: give --aug-snr of these, got {snr:g}")
 
 
 @dataclass(frozen=True)
