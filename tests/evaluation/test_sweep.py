@@ -57,6 +57,10 @@ def test_every_combination_is_tried_once():
 def test_a_base_has_no_augmentation():
     with pytest.raises(ValueError, match="starts from noise"):
         list(samplers(presets.tiny().stages[0], SweepSpec(stage="base", aug_snr=(3.0,))))
+    with pytest.raises(ValueError, match="starts from noise"):
+        list(samplers(presets.tiny().stages[0], SweepSpec(stage="base", from_cascade=True)))
+    with pytest.raises(ValueError, match=r"ssr1.*ratios from 17.3 on.*got 5"):
+        list(samplers(presets.tiny().stage("ssr1"), SweepSpec(stage="ssr1", aug_snr=(5.0,))))
     for wrong in (float("nan"), float("inf"), 0.0):
         with pytest.raises(ValueError, match=r"ssr1.*ratios from 17.3 on.*got"):
             list(samplers(presets.tiny().stage("ssr1"), SweepSpec(stage="ssr1", aug_snr=(wrong,))))
