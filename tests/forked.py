@@ -15,17 +15,7 @@ from subprocess import CompletedProcess
 from imagen_video.cli import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "imagen_video.cascade",
-        "imagen_video.evaluation.evaluate",
-        "imagen_video.training.job",
-        "imagen_video.web.page",
-        "torch._dynamo",
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.bert.modeling_bert",
-    ]
-)
+CONTEXT.set_forkserver_preload(["tests.warm"])
 
 
 def fork(program: Callable[..., None], *words, said: Path, ranks: int = 1) -> list[BaseProcess]:

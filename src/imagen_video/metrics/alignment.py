@@ -98,7 +98,8 @@ class ClipAligner:
     accuracies: Sequence[Accuracy] = ()
 
     def __init__(self, name: str, device: str = "cpu"):
-        from transformers import AutoModel, AutoTokenizer
+        from transformers.models.auto.modeling_auto import AutoModel
+        from transformers.models.auto.tokenization_auto import AutoTokenizer
 
         self.network = pretrained(AutoModel, name).eval().to(device)
         if not hasattr(self.network, "get_image_features"):

