@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
 pip=".venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile -c constraints.txt"
 compile() {  # What does not compile (templates, other Pythons' files) is not imported.
-    .venv/bin/python -m compileall -qq -x '/tests/' -j "$1" .venv/lib || true
+    .venv/bin/python -m compileall -qq -x '/tests/' -j "$1" .venv/lib src || true
 }
 $pip --editable .
 compile 1 &  # pip works on one core

@@ -130,7 +130,7 @@ def bias(results: Results) -> list[dict[str, Any]]:
     found = []
     for name, arm in BIAS_ARMS:
         measured = [result["measured"] for result in results.get(arm, {}).values()]
-        stills = {part: of_stills(arm, part) for part in PARTS} if measured else {}
+        stills = of_stills(arm) if measured else {}
         for weight in BIAS_KEYS if measured else ():
             rights = [m["weights"][weight]["right"]["concept"] for m in measured]
             thing = over_seeds([100 * right / of for right, of in rights], 0, 100)
@@ -143,7 +143,7 @@ def bias(results: Results) -> list[dict[str, Any]]:
                     for v in values
                 }
                 about = {"arm": name, "weight": weight, "attribute": part, "data": expected}
-                about["stills"] = stills[part]
+                about["stills"] = stills.get(part, {})
                 departures = [departure(each, expected) for each in counts]
                 variation = over_seeds([d.variation for d in departures], 0, 1)
                 about |= {"departures": departures, "variation": variation, "thing": thing}
@@ -151,14 +151,15 @@ def bias(results: Results) -> list[dict[str, Any]]:
     return found
 
 
-def of_stills(arm: str, part: str) -> dict[str, float]:
-    """The shares of the stills that an arm is trained on, beside the clips; stills do not move."""
+def of_stills(arm: str) -> dict[str, dict[str, float]]:
+    """By attribute, the shares of the stills that an arm is trained on, beside the clips; they do
+    not move."""
     row = table()[arm]
     diet = row.diet or table()[row.of or REFERENCE].diet
     assert diet is not None, arm
     known = LIBRARIES[diet.library].facts("stills")
     facts = [known[i].known() for i in diet.chosen("stills")]
-    return shares_of(facts, part) if part in facts[0] else {}
+    return {part: shares_of(facts, part) for part in PARTS if part in facts[0]}
 
 
 def bias_markdown(rows: list[dict[str, Any]]) -> str:
