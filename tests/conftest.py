@@ -1,6 +1,8 @@
 """Shared pieces: the tiny cascade, freshly initialised but with nothing left at zero."""
 
 import os
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,3 +41,29 @@ def tiny() -> "Cascade":
         for parameter in stage.unet.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     return Cascade(spec, stages, load_encoder(spec.text))
+
+
+@dataclass
+class Done:
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def inside(monkeypatch, capsys):
+    """imagen-video with these words in this process, which has torch loaded already."""
+    from imagen_video.cli import main
+
+    def run_inside(*words) -> Done:
+        monkeypatch.setattr(sys, "argv", ["imagen-video", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        return Done(code, *capsys.readouterr())
+
+    return run_inside

@@ -1,14 +1,11 @@
 """What several tests of evaluation begin with."""
 
 import functools
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from imagen_video.cli import main
 from imagen_video.evaluation import asked
 
 
@@ -28,24 +25,7 @@ def loaded_once() -> Iterator[None]:
         yield
 
 
-@dataclass
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 @pytest.fixture
-def inside(monkeypatch, capsys):
-    """The same command in this process, which has torch loaded already."""
-
-    def run_inside(*words) -> Done:
-        monkeypatch.setattr(sys, "argv", ["imagen-video", "evaluate", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        return Done(code, *capsys.readouterr())
-
-    return run_inside
+def inside(inside):
+    """Evaluate in this process."""
+    return functools.partial(inside, "evaluate")

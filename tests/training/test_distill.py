@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from imagen_video.info import describe
 from imagen_video.sampling import SampleSpec
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage, build_unet
+from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.distill import DistillSpec
 from imagen_video.training.export import export_cascade
 from imagen_video.training.lora import Lora
@@ -150,7 +152,7 @@ def test_the_rounds_of_a_guided_base_and_of_an_upsampling_stage(base, tiny):
     assert [name for name, _ in DistillSpec().lessons(plain.spec)] == ["16-steps", "8-steps"]
 
 
-def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
+def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path, inside):
     tiny.save_pretrained(tmp_path / "teacher", dtype=torch.float32)
     words = ["distill", "--teacher", tmp_path / "teacher", "--stage", "base", "--rounds", 2]
     words += "--updates 5 --guidance-updates 7 --learning-rate 1e-4 --weights 0 4".split()
@@ -183,8 +185,16 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
     stopped = imagen_video(*words, "--out", parts, "--minutes", 0)
     assert stopped.returncode == 0 and not (parts / "2-2-steps" / "checkpoints").exists()
     assert imagen_video(*words, "--out", parts).returncode == 0
-    once, again = (load_file(at / "2-2-steps" / "model.safetensors") for at in (whole, parts))
-    assert all(torch.equal(once[name], again[name]) for name in once)
+    # Stopped in the round that halves its steps.
+    halved = tmp_path / "halved"
+    shutil.copytree(whole / "1-guidance", halved / "1-guidance")
+    assert imagen_video(*words, "--out", halved, "--minutes", 0).returncode == 0
+    assert facts_of(latest(halved / "2-2-steps"))["step"] == 1
+    assert imagen_video(*words, "--out", halved).returncode == 0
+    once, *again = (
+        load_file(at / "2-2-steps" / "model.safetensors") for at in (whole, parts, halved)
+    )
+    assert all(torch.equal(weight, other[name]) for other in again for name, weight in once.items())
 
     direct = [*words, "--direct", "--weighting", "snr_trunc", "--out", tmp_path / "direct"]
     done = imagen_video(*direct, "--init-from", whole / "2-2-steps")
@@ -192,7 +202,7 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
     spec = load_stage(tmp_path / "direct" / "1-2-steps").spec
     assert (spec.weighting, spec.max_weight) == ("snr_trunc", None)
     assert re.search(r"(\d+) of \1 weights are those of .*/2-2-steps", done.stderr)
-    other = imagen_video(*("9" if word == "4" else word for word in words), "--out", parts)
+    other = inside(*("9" if word == "4" else word for word in words), "--out", parts)
     assert other.returncode == 2 and "holds another round" in other.stderr
     for before, now, told in (
         ("--guidance-updates 7", "--guidance-updates 3", "train.steps 7, not 3"),
@@ -202,11 +212,11 @@ def test_the_command_distils_goes_on_and_ends_the_same(tiny, tmp_path):
         ("--learning-rate 1e-4", "--learning-rate 0", "learning_rate must be above 0"),
     ):
         changed = " ".join(map(str, words)).replace(before, now).split()
-        other = imagen_video(*changed, "--out", parts)
+        other = inside(*changed, "--out", parts)
         assert other.returncode == 2 and told in other.stderr, other.stderr[-2000:]
 
 
-def test_a_network_beside_the_teacher_is_trained_goes_on_and_is_exported(tiny, tmp_path):
+def test_a_network_beside_the_teacher_is_trained_goes_on_and_is_exported(tiny, tmp_path, inside):
     within = GuidanceSpec(weight=3.0, interval=(-10.0, 1.0))
     teacher = tiny.with_stages(sampled(tiny.stages[0], within))
     teacher.save_pretrained(tmp_path / "teacher", dtype=torch.float32)
@@ -233,7 +243,7 @@ def test_a_network_beside_the_teacher_is_trained_goes_on_and_is_exported(tiny, t
         for at in (whole / "cascade", tmp_path / "half")
     ]
     assert torch.equal(*made), "without guidance it is its teacher"
-    done = imagen_video("export", whole / "1-guidance", "--out", tmp_path / "exported")
+    done = inside("export", whole / "1-guidance", "--out", tmp_path / "exported")
     assert done.returncode == 0, done.stderr[-2000:]
     exported = load_file(tmp_path / "exported" / "model.safetensors")
     assert all(torch.equal(exported[name], weight) for name, weight in own.items())
@@ -249,7 +259,7 @@ def test_a_network_beside_the_teacher_is_trained_goes_on_and_is_exported(tiny, t
     assert load_stage(tmp_path / "fewer" / "1-2-steps").spec.unet.side is None
     training = ["train", "--preset", whole / "cascade", "--stage", "base", "--steps", 1]
     for more in ([], ["--lora", 2, "--init-from", whole / "cascade" / "base"]):
-        refused = imagen_video(*training, *more, "--out", tmp_path / "train", "--workers", 0)
+        refused = inside(*training, *more, "--out", tmp_path / "train", "--workers", 0)
         assert refused.returncode == 2 and "has a side network" in refused.stderr
     # What it stands beside takes adapters, and a cascade takes both.
     below = Lora.over(whole / "cascade" / "base", 2).load_base(teacher.stages[0].spec)
@@ -258,7 +268,7 @@ def test_a_network_beside_the_teacher_is_trained_goes_on_and_is_exported(tiny, t
     assert Cascade.from_pretrained(tmp_path / "whole-again").stages[0].spec.unet.side == 8
     # It stays with the weights that it was trained beside.
     teacher.save_pretrained(tmp_path / "teacher", dtype=torch.bfloat16)
-    refused = imagen_video(*words, "--out", whole)
+    refused = inside(*words, "--out", whole)
     assert refused.returncode == 2 and "holds another round" in refused.stderr
 
 

@@ -8,7 +8,6 @@ import pytest
 from training_step import measure
 
 from imagen_video import presets
-from imagen_video.cli import main
 from imagen_video.distributed import Ranks
 from imagen_video.stage import build_unet
 from imagen_video.training.checkpoint import prime
@@ -109,12 +108,10 @@ def base():
 """
 
 
-def test_the_command_line_prints_tables_and_commands(monkeypatch, capsys, tmp_path):
+def test_the_command_line_prints_tables_and_commands(inside, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(BASE_ALONE)
-    monkeypatch.setattr("sys.argv", ["imagen-video", "plan", f"{file}:base", "--gpus", "3"])
-    main()
-    said = capsys.readouterr().out
+    said = inside("plan", f"{file}:base", "--gpus", 3).stdout
     assert "GPU-hours" in said
     commands = [line for line in said.splitlines() if line.startswith("torchrun ")]
     assert len(commands) == 1 and "--nproc-per-node=3" in commands[0]
@@ -128,9 +125,6 @@ def test_the_command_line_prints_tables_and_commands(monkeypatch, capsys, tmp_pa
         (["--utilisation", "1.5"], "utilisation must lie in (0, 1], got 1.5"),
     ],
 )
-def test_what_cannot_be_is_refused(words, reason, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["imagen-video", "plan", "tiny", *words])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert stopped.value.code == 2
-    assert reason in capsys.readouterr().err
+def test_what_cannot_be_is_refused(words, reason, inside):
+    refused = inside("plan", "tiny", *words)
+    assert refused.returncode == 2 and reason in refused.stderr

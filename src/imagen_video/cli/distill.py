@@ -73,7 +73,7 @@ def run_distill(options: Distill) -> None:
     folder = located(options.teacher, weights=True)
     cascade = presets.shipped(options.teacher)
     teacher = folder / cascade.stage(options.stage).name
-    job, run = as_spec(JobSpec, options), as_spec(RunSpec, options)
+    job, run = as_spec(JobSpec, options, teacher=teacher), as_spec(RunSpec, options)
     rounds = []
     for done in distill(cascade, teacher, job, as_spec(DistillSpec, options), run):
         rounds.append(done)

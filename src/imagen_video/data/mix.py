@@ -135,14 +135,16 @@ class Mix(Dataset):
     def _crop(self, step: int, row: int, image: int) -> Crop:
         full, train = self.stage.output, self.stage.train
         frames, (height, width) = train.frames or full.frames, train.crop or full.size
-
-        def start(room: int, unit: int, axis: int) -> int:
-            return unit * self._drawn(room // unit + 1, step, row, image, axis)
-
+        time, space = self.stage.time_factor, self.stage.space_factor
+        rooms = (full.frames - frames, full.height - height, full.width - width)
+        frame, top, left = (
+            unit * self._drawn(room // unit + 1, step, row, image, axis)
+            for axis, (room, unit) in enumerate(zip(rooms, (time, space, space), strict=True))
+        )
         return Crop(
-            frame=start(full.frames - frames, self.stage.time_factor, 0),
-            top=start(full.height - height, self.stage.space_factor, 1),
-            left=start(full.width - width, self.stage.space_factor, 2),
+            frame=frame,
+            top=top,
+            left=left,
             frames=frames,
             height=height,
             width=width,

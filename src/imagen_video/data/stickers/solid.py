@@ -39,11 +39,13 @@ def solid_view(concept: str, style: str, step: int, side: int) -> Float[Tensor, 
 
 def view(concept: str, style: str, step: int, side: int) -> Tensor:
     """A cached view; kept at 8 bits, since there are 73 of them a drawing and size."""
+    asked = (concept, style, step, side)
+    drawn = TEXTURES.get(("solid", *asked), functools.partial(_drawn, *asked))
+    return drawn.float().div_(255)
 
-    def draw() -> Tensor:
-        return turned(concept, style, np.deg2rad(step * SPACING), side).mul_(255).round_().byte()
 
-    return TEXTURES.get(("solid", concept, style, step, side), draw).float().div_(255)
+def _drawn(concept: str, style: str, step: int, side: int) -> Tensor:
+    return turned(concept, style, np.deg2rad(step * SPACING), side).mul_(255).round_().byte()
 
 
 @functools.lru_cache(maxsize=1024)

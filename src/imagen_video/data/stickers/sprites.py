@@ -75,13 +75,14 @@ def drawings() -> dict[str, dict[str, str]]:
 
 def sprite(concept: str, style: str, side: int) -> Float[Tensor, "4 side side"]:
     """One drawing as premultiplied RGBA in [0, 1] at one of `SIDES`."""
-
-    def load() -> Tensor:
-        with np.load(sprite_file(concept, style)) as sizes:
-            texels = torch.from_numpy(sizes[str(side)])
-        return texels.permute(2, 0, 1).float().div_(255).contiguous()
-
+    load = functools.partial(_loaded, concept, style, side)
     return TEXTURES.get(("sprite", concept, style, side), load)
+
+
+def _loaded(concept: str, style: str, side: int) -> Tensor:
+    with np.load(sprite_file(concept, style)) as sizes:
+        texels = torch.from_numpy(sizes[str(side)])
+    return texels.permute(2, 0, 1).float().div_(255).contiguous()
 
 
 def sprite_file(concept: str, style: str) -> Path:

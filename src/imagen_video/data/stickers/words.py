@@ -41,18 +41,19 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def word_view(text: str, font: str, ink: str, shown: int, side: int) -> Float[Tensor, "4 h w"]:
     """The first `shown` letters of a word, in a box as wide as the whole word."""
+    asked = (text, font, ink, shown, side)
+    return TEXTURES.get(("word", *asked), functools.partial(_written, *asked))
 
-    def write() -> Tensor:
-        cells = letters(font, side)
-        marks = [
-            cells[letter] if place < shown else torch.zeros_like(cells[letter])
-            for place, letter in enumerate(text)
-        ]
-        mask = torch.cat(marks, dim=-1)
-        colour = torch.tensor([*INKS[ink], 255]).float().div_(255)
-        return colour[:, None, None] * mask
 
-    return TEXTURES.get(("word", text, font, ink, shown, side), write)
+def _written(text: str, font: str, ink: str, shown: int, side: int) -> Tensor:
+    cells = letters(font, side)
+    marks = [
+        cells[letter] if place < shown else torch.zeros_like(cells[letter])
+        for place, letter in enumerate(text)
+    ]
+    mask = torch.cat(marks, dim=-1)
+    colour = torch.tensor([*INKS[ink], 255]).float().div_(255)
+    return colour[:, None, None] * mask
 
 
 def aspect(text: str, font: str) -> float:
