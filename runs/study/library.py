@@ -158,8 +158,12 @@ class Diet:
     def caption(self, facts: Attributes, index: int) -> str:
         if self.untold:
             return ""
-        drawn = {part: digest("unsaid", part, str(index)) for part in PARTS}
-        return caption(facts, [part for part in PARTS if drawn[part] < self.unsaid])
+        unsaid = (
+            part
+            for part in PARTS
+            if self.unsaid and digest("unsaid", part, str(index)) < self.unsaid
+        )
+        return caption(facts, list(unsaid))
 
     def chosen(self, kind: str) -> list[int]:
         """Which clips or stills of the library it is fed."""
