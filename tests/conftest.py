@@ -16,6 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the programs it star
 
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    # What all these programs import is compiled once.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 gc.disable()  # what is imported stays: looking for garbage in it took a quarter of the time
 
