@@ -39,9 +39,7 @@ def solid_view(concept: str, style: str, step: int, side: int) -> Float[Tensor, 
 
 def view(concept: str, style: str, step: int, side: int) -> Tensor:
     """A cached view; kept at 8 bits, since there are 73 of them a drawing and size."""
-    asked = (concept, style, step, side)
-    drawn = TEXTURES.get(("solid", *asked), functools.partial(_drawn, *asked))
-    return drawn.float().div_(255)
+    return TEXTURES.get(_drawn, concept, style, step, side).float().div_(255)
 
 
 def _drawn(concept: str, style: str, step: int, side: int) -> Tensor:

@@ -34,12 +34,13 @@ class TextureCache:
         self.max_bytes, self.bytes = max_bytes, 0
         self.held: OrderedDict[tuple, Tensor] = OrderedDict()
 
-    def get(self, key: tuple, make: Callable[[], Tensor]) -> Tensor:
-        """The texture under this key, made when it is not held."""
+    def get(self, make: Callable[..., Tensor], *what: str | int) -> Tensor:
+        """What `make` makes of `what`, made when it is not held."""
+        key = (make, *what)
         if key in self.held:
             self.held.move_to_end(key)
             return self.held[key]
-        texture = make()
+        texture = make(*what)
         self.held[key] = texture
         self.bytes += texture.nbytes
         while self.bytes > self.max_bytes and len(self.held) > 1:
@@ -75,8 +76,7 @@ def drawings() -> dict[str, dict[str, str]]:
 
 def sprite(concept: str, style: str, side: int) -> Float[Tensor, "4 side side"]:
     """One drawing as premultiplied RGBA in [0, 1] at one of `SIDES`."""
-    load = functools.partial(_loaded, concept, style, side)
-    return TEXTURES.get(("sprite", concept, style, side), load)
+    return TEXTURES.get(_loaded, concept, style, side)
 
 
 def _loaded(concept: str, style: str, side: int) -> Tensor:

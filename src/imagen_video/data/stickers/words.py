@@ -41,8 +41,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def word_view(text: str, font: str, ink: str, shown: int, side: int) -> Float[Tensor, "4 h w"]:
     """The first `shown` letters of a word, in a box as wide as the whole word."""
-    asked = (text, font, ink, shown, side)
-    return TEXTURES.get(("word", *asked), functools.partial(_written, *asked))
+    return TEXTURES.get(_written, text, font, ink, shown, side)
 
 
 def _written(text: str, font: str, ink: str, shown: int, side: int) -> Tensor:
