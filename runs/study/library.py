@@ -158,12 +158,10 @@ class Diet:
     def caption(self, facts: Attributes, index: int) -> str:
         if self.untold:
             return ""
-        unsaid = (
-            part
-            for part in PARTS
-            if self.unsaid and digest("unsaid", part, str(index)) < self.unsaid
-        )
-        return caption(facts, list(unsaid))
+        if not self.unsaid:
+            return caption(facts)
+        drawn = {part: digest("unsaid", part, str(index)) for part in PARTS}
+        return caption(facts, [part for part in PARTS if drawn[part] < self.unsaid])
 
     def chosen(self, kind: str) -> list[int]:
         """Which clips or stills of the library it is fed."""
