@@ -111,9 +111,9 @@ def base():
 def test_the_command_line_prints_tables_and_commands(inside, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(BASE_ALONE)
-    said = inside("plan", f"{file}:base", "--gpus", 3).stdout
-    assert "GPU-hours" in said
-    commands = [line for line in said.splitlines() if line.startswith("torchrun ")]
+    done = inside("plan", f"{file}:base", "--gpus", 3)
+    assert done.returncode == 0 and "GPU-hours" in done.stdout
+    commands = [line for line in done.stdout.splitlines() if line.startswith("torchrun ")]
     assert len(commands) == 1 and "--nproc-per-node=3" in commands[0]
 
 
