@@ -82,11 +82,11 @@ def test_cancelling_and_deleting_end_a_job_within_a_step(client: TestClient, des
         else:
             assert client.delete(f"/v1/videos/{job['id']}").json()["deleted"]
             refused(client.get(f"/v1/videos/{job['id']}"), 404)
-        began = time.monotonic()
-        while desk.live:
+        files, began = desk.jobs.folder(job["id"]), time.monotonic()
+        # A worker has let go of a deleted job before it removes the files.
+        while desk.live or (end == "delete" and files.exists()):
             time.sleep(0.01)
-        assert time.monotonic() - began < 2
-    assert not desk.jobs.folder(job["id"]).exists()
+            assert time.monotonic() - began < 2
     assert finished(client, create(client)["id"])["status"] == "completed"
 
 
