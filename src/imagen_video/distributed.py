@@ -178,6 +178,11 @@ def gathered(value: Tensor) -> Tensor:
     return value.full_tensor() if hasattr(value, "full_tensor") else value  # pyright: ignore
 
 
+def own_part(value: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, sharing its memory; others as they are."""
+    return value.detach().to_local() if hasattr(value, "to_local") else value  # pyright: ignore
+
+
 def synchronise(unet: nn.Module, ranks: Ranks, *, last: bool) -> None:
     """Exchange gradients after the last part of an accumulated step only, or of a sharded network
     after every part: until then each process would keep all of them whole."""

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from imagen_video.distributed import reshard
+from imagen_video.distributed import own_part, reshard
 
 
 def trained(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -24,12 +25,15 @@ class EMA:
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move towards the module's weights; `step` counts from 0."""
-        rate = 1 - min(self.decay, (1 + step) / (10 + step))
-        for average, parameter in self._pairs(module):
-            average.lerp_(parameter, rate)
+        move = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        move(*self._own(module), step)
 
-    def _pairs(self, module: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.average.values(), trained(module).values(), strict=True)
+    def _own(self, module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """Averages and weights as far as they lie in this process: each number is on its own, and
+        sharded tensors would ask at every step how to be dealt with."""
+        both = self.average.values(), trained(module).values()
+        averages, weights = ([own_part(tensor) for tensor in some] for some in both)
+        return averages, weights
 
     @contextmanager
     def in_place_of(self, module: nn.Module) -> Iterator[None]:
@@ -43,7 +47,7 @@ class EMA:
 
     @torch.no_grad()
     def _swap(self, module: nn.Module) -> None:
-        for average, parameter in self._pairs(module):
+        for average, parameter in zip(*self._own(module), strict=True):
             kept = parameter.clone()
             parameter.copy_(average)
             average.copy_(kept)
