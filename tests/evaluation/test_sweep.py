@@ -25,6 +25,7 @@ def test_guidance_is_written_in_three_ways():
     assert guidance_of("4") == GuidanceSpec(weight=4.0)
     assert guidance_of("15/1:10") == GuidanceSpec(weight=15.0, low=1.0, constant_steps=10)
     assert guidance_of("4[-3,5.5]") == GuidanceSpec(weight=4.0, interval=(-3.0, 5.5))
+    assert guidance_of("4", (-10.0, 0.0)) == guidance_of("4[-10,0]", (-3.0, 5.5))
     for wrong in ("", "x", "4/", "4[5]", "15/1", "1.2.3", "."):
         with pytest.raises(ValueError, match="is none of 4"):
             guidance_of(wrong)
@@ -52,6 +53,15 @@ def test_every_combination_is_tried_once():
         list(samplers(stage, SweepSpec(stage="ssr1", guidance=("15/1:10",), steps=(4, 16))))
     (alone,) = samplers(stage, SweepSpec(stage="ssr1"))
     assert alone[2] == stage.sampler
+
+
+def test_a_weight_alone_keeps_to_where_the_stage_is_guided():
+    """What has learned guidance has learned it there."""
+    base = presets.tiny().stages[0]
+    within = replace(base.sampler, guidance=GuidanceSpec(weight=3.0, interval=(-10.0, 0.0)))
+    spec = SweepSpec(stage="base", guidance=("2", "5/1:2", "2[-21,21]"), steps=(8,))
+    found = [s.guidance.interval for *_, s in samplers(replace(base, sampler=within), spec)]
+    assert found == [(-10.0, 0.0), (-10.0, 0.0), (-21.0, 21.0)]
 
 
 def test_a_base_has_no_augmentation():

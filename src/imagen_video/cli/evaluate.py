@@ -83,8 +83,8 @@ class Sweep(Asked):
     model: Positional[str] = "mini"
     stage: str = "base"
     guidance: tuple[str, ...] = ()
-    """Weights such as 4 (constant), 15/1:10 (high/low:constant steps), 4[-3,5] (only within these
-    log-SNRs)."""
+    """Weights such as 4 (constant) or 15/1:10 (high/low:constant steps), at the log-SNRs at which
+    the stage is guided; 4[-3,5]: within these."""
     steps: tuple[int, ...] = ()
     moves: tuple[Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"], ...] = ()
     shifts: tuple[float, ...] = ()

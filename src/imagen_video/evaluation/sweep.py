@@ -76,9 +76,9 @@ class SweepSpec:
     from_cascade: bool = False
 
 
-def guidance_of(text: str) -> GuidanceSpec:
+def guidance_of(text: str, within: tuple[float, float] | None = None) -> GuidanceSpec:
     """`4`: constant. `15/1:10`: 15 for ten steps, then 1 and 15 in turn. `4[-3,5]`: only where
-    log-SNR lies between. ValueError for anything else."""
+    log-SNR lies between, not `within`. ValueError for anything else."""
     found = GUIDANCE.fullmatch(text)
     if found is None:
         raise ValueError(
@@ -90,7 +90,7 @@ def guidance_of(text: str) -> GuidanceSpec:
         weight=float(found["weight"]),
         low=None if low is None else float(low),
         constant_steps=int(found["constant"] or 0),
-        interval=None if least is None else (float(least), float(most)),
+        interval=within if least is None else (float(least), float(most)),
     )
 
 
@@ -113,7 +113,8 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
         for text in spec.guidance or ("",):
             # The constant part of the stage's own guidance keeps its share of the steps.
             sampler = override(own, SampleSpec(steps=steps))
-            guidance = guidance_of(text) if text else sampler.guidance
+            guidance = sampler.guidance
+            guidance = guidance_of(text, guidance.interval) if text else guidance
             if text and guidance.low is not None and guidance.constant_steps >= steps:
                 raise ValueError(
                     f"guidance {text!r} is constant for all of {steps} steps: let fewer of them be"
