@@ -5,9 +5,10 @@ import fcntl
 import json
 import multiprocessing
 import pickle
+from contextlib import nullcontext
 
 import pytest
-from shades import FORMAT, STILL, WHOLE, source, write_video
+from shades import FORMAT, STILL, WHOLE, source, write_image, write_video
 
 from imagen_video.data import library
 from imagen_video.data.bad_samples import BadSamples, TooManyBad
@@ -56,6 +57,39 @@ def test_of_a_large_set_the_share_is_that_of_what_was_tried(tmp_path, monkeypatc
     with pytest.raises(TooManyBad, match="6 of the 10 samples of many are broken, more than 50%"):
         for i in range(900):
             media.clip(i, FORMAT, WHOLE)
+
+
+@pytest.mark.parametrize(("every", "start"), [(20, 0), (4, 0), (4, 10**6)])
+def test_clips_and_stills_share_one_count_of_what_this_run_tried(
+    tmp_path, monkeypatch, every, start
+):
+    """A clip and four stills a step, of which one file in so many is broken; 15 % may be."""
+    monkeypatch.setattr(library, "TRIED", 40)
+    write_video(tmp_path / "good.mp4", 80)
+    write_image(tmp_path / "good.png", 80)
+    rows = []
+    for kind, end, count in (("video", "mp4", 2000), ("image", "png", 8000)):
+        for i in range(count):
+            path = f"{i}.{end}" if i % every == 0 else str(tmp_path / f"good.{end}")
+            rows.append({"media": (path,), "kind": kind, "text": "a"})
+    bad = BadSamples(tmp_path / "bad.jsonl", limit=0.15)
+    media = MediaSource("both", Rows([rows]), seed=0, bad=bad)
+    with pytest.raises(TooManyBad, match="more than 15%") if every == 4 else nullcontext():
+        for step in range(start, start + 100):
+            media.clip(step, FORMAT, WHOLE)
+            for i in range(4):
+                media.image(4 * step + i, STILL, WHOLE)
+
+
+def test_what_is_held_out_is_counted_by_itself(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    training, held_out = BadSamples(path, limit=0.2), BadSamples(path, limit=0.2, part="test")
+    for name in "ab":
+        training.add("set", name, ValueError("broken"), of=10)
+    held_out.add("set", "c", ValueError("broken"), of=10)
+    training.add("set", "b", ValueError("broken"), of=10)
+    with pytest.raises(TooManyBad, match="3 of the 10"):
+        training.add("set", "d", ValueError("broken"), of=10)
 
 
 def test_every_part_of_a_broken_film_is_a_bad_sample(folder, tmp_path):
@@ -117,8 +151,7 @@ def use(folder, path, numbers):
 def test_processes_share_one_count(folder, tmp_path):
     (folder / "videos" / "1.mp4").write_bytes(b"no video")
     path = tmp_path / "bad.jsonl"
-    path.write_text('{"source": "half a li')  # of a run that was killed
-    path.write_text("half a line\n")
+    path.write_text('{"source": "half a li\nhalf a line\n')  # of runs that were killed
     context = multiprocessing.get_context("spawn")
     jobs = [context.Process(target=use, args=(folder, path, range(6))) for _ in range(2)]
     for job in jobs:

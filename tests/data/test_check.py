@@ -1,6 +1,7 @@
 """A data set looked through: what its report says, and what that costs."""
 
 import signal
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -9,6 +10,7 @@ from PIL import Image
 from shades import FORMAT, deadly, write_image, write_video
 
 from imagen_video import presets
+from imagen_video.data import bad_samples
 from imagen_video.data.check import check, try_row
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.video import VideoFormat
@@ -40,9 +42,14 @@ def test_a_check_tells_only_what_it_found_itself(folder, tmp_path):
     assert "1.png" in line
 
 
-def test_a_check_names_what_kills_its_reader_and_goes_on_without(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_check_names_what_ends_its_reader_and_goes_on_without(
+    folder, tmp_path, monkeypatch, dies
+):
     fatal = folder / "1.png"
-    deadly(monkeypatch, fatal, partial(signal.raise_signal, signal.SIGKILL))
+    crash = partial(signal.raise_signal, signal.SIGKILL)
+    deadly(monkeypatch, fatal, crash if dies else partial(time.sleep, 60))
+    monkeypatch.setattr(bad_samples, "SILENT", 600 if dies else 3)
     with pytest.raises(ValueError, match=f"over {fatal}, which is left out"):
         check([str(folder)], stage(), tmp_path / "out")
     for _ in range(2):

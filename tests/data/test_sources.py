@@ -1,6 +1,7 @@
 """Folders, manifests and mixtures: every sample in its turn."""
 
 import json
+import multiprocessing
 import signal
 import tarfile
 import time
@@ -15,7 +16,7 @@ import torch
 from shades import FORMAT, STILL, WHOLE, deadly, shade, source, write_video
 
 from imagen_video import presets
-from imagen_video.data import mix as mixes
+from imagen_video.data import bad_samples
 from imagen_video.data.bad_samples import BadSamples
 from imagen_video.data.clips import Example, Position
 from imagen_video.data.library import MediaSource
@@ -238,7 +239,7 @@ class Deaf(Asked):
 
 
 def test_a_file_that_does_not_answer_ends_the_run(monkeypatch):
-    monkeypatch.setattr(mixes, "SILENT", 1)
+    monkeypatch.setattr(bad_samples, "SILENT", 1)
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
     mix = Mix(Deaf(), presets.tiny().stages[0], seed=0, steps=2)
     loader = batches(mix, start=0)
@@ -251,7 +252,7 @@ def test_a_file_that_ends_its_reader_is_named_and_left_out(folder, tmp_path, mon
     fatal = folder / "0.png"
     crash = partial(signal.raise_signal, signal.SIGSEGV)
     deadly(monkeypatch, fatal, crash if dies else partial(time.sleep, 60))
-    monkeypatch.setattr(mixes, "SILENT", 600 if dies else 3)
+    monkeypatch.setattr(bad_samples, "SILENT", 600 if dies else 3)
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.5)
 
     def captions() -> list[str]:
@@ -263,6 +264,9 @@ def test_a_file_that_ends_its_reader_is_named_and_left_out(folder, tmp_path, mon
 
     with pytest.raises(ValueError, match=f"over {fatal}, which is left out"):
         captions()
+    for child in multiprocessing.active_children():  # who waits at the end for what never ends?
+        child.join(10)
+        assert not child.is_alive()
     (line,) = map(json.loads, (tmp_path / "out" / "bad.jsonl").read_text().splitlines())
     assert line["path"] == str(fatal) and line["broken"]
     own = fatal.with_suffix(".txt").read_text()

@@ -7,8 +7,11 @@ is about to read into memory that it shares with the process that started it.
 import fcntl
 import json
 import math
+import multiprocessing
 import os
 import re
+import signal
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,6 +30,8 @@ from imagen_video.data.media import Unfit
 BAD_SAMPLES = "bad_samples.jsonl"
 # Bytes for what one process reads: a path and a source.
 ROOM = 16384
+# Seconds without an answer after which something that is read does not give one.
+SILENT = 1800
 _notes: Tensor | None = None
 _own: np.ndarray | None = None
 
@@ -46,12 +51,14 @@ class BadSamples:
 
     Every worker and rank appends to the same file. A source of which this run finds more than
     `limit` (a share of what it has tried, or of TRIED or the whole set if that was less) broken is
-    a TooManyBad. Lines of earlier runs are a record and no charge: a file may have been mended.
-    Only what is Fatal is not read again, until its line is deleted.
+    a TooManyBad; what is held out of training is a `part` that is counted by itself. Lines of
+    earlier runs are a record and no charge: a file may have been mended. Only what is Fatal is not
+    read again, until its line is deleted.
     """
 
     path: Path
     limit: float = 0.05
+    part: str = "train"
     _seen: set[tuple[str, str, bool]] = field(default_factory=set, init=False)
     _broken: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set), init=False)
     _read: int = field(default=0, init=False)
@@ -81,6 +88,7 @@ class BadSamples:
         """Count a sample, `Row.name` of one of so many of its source (`of`), once."""
         fatal, broken = isinstance(error, Fatal), not isinstance(error, Unfit)
         line = {"source": source, "path": name, "reason": str(error), "broken": broken}
+        line |= {"part": self.part}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
             with suppress(OSError):  # of file systems without locks: a line may come twice
@@ -106,7 +114,8 @@ class BadSamples:
             self._read += len(line)
             for facts in _lines(line):
                 self._seen.add((facts["source"], facts["path"], facts.get("fatal", False)))
-                if facts["broken"] and self._read > self._start:
+                own = facts["broken"] and facts.get("part") == self.part
+                if own and self._read > self._start:
                     self._broken[facts["source"]].add(facts["path"])
 
 
@@ -152,34 +161,52 @@ def _noted(**facts: str) -> Iterator[None]:
 
 
 @contextmanager
-def surviving(silent: float) -> Iterator[None]:
-    """ValueError where a process of the DataLoader within dies, or none answers in `silent`
-    seconds. What it read is added to the bad samples, as Fatal."""
+def surviving() -> Iterator[None]:
+    """ValueError where a process of the DataLoader within dies, or none answers in SILENT seconds.
+    What it read is added to the bad samples, as Fatal, and who still reads is killed: a process
+    that is held up would hold up the end of this one."""
     try:
         yield
     except RuntimeError as error:
         if "DataLoader" not in str(error):
             raise
-        said, found = str(error).partition(". ")[0], _lost_to(error, silent)
+        said, reading = str(error).partition(". ")[0], _being_read()
+        found = [facts for facts in reading if _lost(facts, str(error))]
         for facts in found:
             bad = BadSamples(Path(facts["bad"]), limit=math.inf)
             bad.add(facts["source"], facts["path"], Fatal(said), of=1)
+        _kill([facts["pid"] for facts in reading])
         names = ", ".join(facts["path"] for facts in found)
         why = "a file, the disk or store it lies on, or memory may be the cause"
         why = f"over {names}, which is left out from now on" if found else why
         raise ValueError(f"{said}: {why}; give the same command to go on") from error
 
 
-def _lost_to(error: RuntimeError, silent: float) -> list[dict[str, Any]]:
-    """What the processes read that an error of the loader says have died; or, where it says that
-    none answers, what has been read for most of the `silent` seconds."""
-    said, found = str(error), []
-    named = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", said)
-    dead = [int(pid) for pid in re.findall(r"\d+", named[1])] if named else []
-    late = time.monotonic() - silent / 2 if "DataLoader timed out" in said else 0.0
+def _kill(readers: list[int]) -> None:
+    """End children of this process at once, deaf to what PyTorch raises wherever one is when a
+    loader's child dies."""
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if here else None
+    for child in multiprocessing.active_children():
+        if child.pid in readers:
+            child.kill()
+            child.join(10)
+    if here:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _being_read() -> list[dict[str, Any]]:
+    found = []
     for note in [] if _notes is None else _notes.numpy():
         with suppress(ValueError):  # nothing, or what was being written
-            facts = json.loads(note.tobytes().rstrip(b"\0"))
-            if facts["pid"] in dead or facts["since"] < late:
-                found.append(facts)
+            found.append(json.loads(note.tobytes().rstrip(b"\0")))
     return found
+
+
+def _lost(facts: dict[str, Any], said: str) -> bool:
+    """Whether an error of the loader says that the process died which read this; or that none
+    answers, and this has been read for most of the time."""
+    named = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", said)
+    dead = [int(pid) for pid in re.findall(r"\d+", named[1])] if named else []
+    late = "DataLoader timed out" in said and facts["since"] < time.monotonic() - SILENT / 2
+    return facts["pid"] in dead or late

@@ -1,6 +1,5 @@
 """A data set looked through before it is trained on: what fits, what is broken, what it shows."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from imagen_video.data import bad_samples
 from imagen_video.data.bad_samples import BAD_SAMPLES, BadSamples, join, share, surviving
 from imagen_video.data.clips import Crop
 from imagen_video.data.library import example_of
@@ -94,8 +94,9 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
             batch_size=None,
             num_workers=workers,
             worker_init_fn=partial(join, share(workers)),
+            timeout=bad_samples.SILENT if workers else 0,
         )
-        with surviving(math.inf):
+        with surviving():
             for row, found in zip(rows, tries, strict=True):
                 report.add(found)
                 if found.error is not None:

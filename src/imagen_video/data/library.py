@@ -91,7 +91,8 @@ class MediaSource:
     ) -> Example:
         if not turns.count:
             raise ValueError(f"{self.name} holds no video: a stage with clips needs some")
-        of = min(len(self.rows), max(TRIED, index + 1))
+        turns.saw(index)
+        of = min(len(self.rows), max(TRIED, self._videos.tried + self._stills.tried))
         for attempt in range(ATTEMPTS):
             row = self.rows[turns[index] if attempt == 0 else turns.other(index, attempt)]
             try:
@@ -142,6 +143,18 @@ class _Shuffle:
         self.count = len(self.which)
         self._order = Shuffled(np.bincount(block[self.which]).tolist(), seed)
         self.seed = seed
+        self._asked: tuple[int, int] | None = None
+
+    def saw(self, position: int) -> None:
+        """Take note of what is asked for."""
+        first, last = self._asked or (position, position)
+        self._asked = min(first, position), max(last, position)
+
+    @property
+    def tried(self) -> int:
+        """How far this run has come, in all its processes: each is asked for some of the positions
+        from where it began."""
+        return 0 if self._asked is None else self._asked[1] - self._asked[0] + 1
 
     def __getitem__(self, position: int) -> int:
         return int(self.which[self._order[position]])

@@ -17,9 +17,6 @@ from imagen_video.files import Unreachable
 from imagen_video.shapes import Bool, Int, UInt8
 from imagen_video.spec import StageSpec
 
-# Seconds without a batch after which something that is read does not answer.
-SILENT = 1800
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -191,7 +188,7 @@ def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=partial(_begin, bad_samples.share(workers)),
-        timeout=SILENT if workers else 0,
+        timeout=bad_samples.SILENT if workers else 0,
     )
     for number, batch in zip(drawn, loader, strict=True):
         if isinstance(batch, Exception):
@@ -204,5 +201,5 @@ def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
 def surviving(loader: Generator[Batch]) -> Iterator[None]:
     """Closes the loader at the end; a file that killed or held up its reader is named, in a
     ValueError, and left out when the run goes on."""
-    with bad_samples.surviving(float(SILENT)), closing(loader):
+    with bad_samples.surviving(), closing(loader):
         yield

@@ -161,7 +161,7 @@ def _frozen(text: TextSpec, dtype: torch.dtype, place: str) -> TextEncoder:
 
 def source_of(job: JobSpec, run: RunSpec, part: Part) -> Source:
     """The training or the held-out part of a job's data."""
-    bad = BadSamples(job.out / BAD_SAMPLES, job.max_bad)
+    bad = BadSamples(job.out / BAD_SAMPLES, job.max_bad, part=part)
     cropping = job.cropping if part == "train" else "centre"
     return open_source(job.data, seed=run.seed, bad=bad, cropping=cropping, part=part)
 
