@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from imagen_video.files import Unreachable
+
 # The first process draws sample sheets while the others wait.
 PATIENCE = timedelta(hours=1)
 # What gloo, NCCL and torch's store say when the other end does not answer.
@@ -132,7 +134,7 @@ def telling_lost() -> Iterator[None]:
         kinds = RuntimeError, CheckpointException
         texts = [str(e).strip() for e in _chain(error) if isinstance(e, kinds)]
         lost = [text for text in texts if LOST.search(text)]
-        if isinstance(error, Lost) or not lost:
+        if isinstance(error, Lost | Unreachable) or not lost:
             raise
         raise Lost(
             f"another process of this run is gone ({lost[-1].splitlines()[0]}); nothing saved is "

@@ -98,6 +98,9 @@ def _fetch(url: str, local: Path) -> None:
         except (FileNotFoundError, PermissionError, ValueError, ImportError) as error:
             raise ValueError(f"cannot fetch {url!r}: {error}") from error
         except Exception as error:  # every store has its own
+            status = getattr(error, "status", 500)
+            if 400 <= status < 500 and status not in (408, 429):  # that of a bucket: 403
+                raise ValueError(f"cannot fetch {url!r}: {error}") from error
             if wait is None:
                 raise Unreachable(
                     f"cannot fetch {url!r}, tried {len(PAUSES) + 1} times: {error}; when it can be "

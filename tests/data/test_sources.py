@@ -126,6 +126,14 @@ def test_a_kind_with_few_samples_holds_out_none(bad):
         assert (media._videos.count, media._stills.count) == (20, stills)
 
 
+def test_a_folder_may_be_called_like_a_weight(folder, bad):
+    folder = folder.rename(folder.with_name("year=2024"))
+    alone = open_source([str(folder)], seed=0, bad=bad)
+    assert alone.image(0, STILL, WHOLE).caption.startswith("image")
+    both = open_source([f"{folder}=3", "stickers"], seed=0, bad=bad)
+    assert set(both.position(8, 8)) >= {str(folder)}
+
+
 def test_sources_take_turns_by_weight(folder, bad):
     mixed = open_source([f"{folder}=3", "stickers=1"], seed=0, bad=bad)
     clips = [mixed.clip(i, FORMAT, WHOLE).caption for i in range(200)]

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections import Counter
 
 import pytest
@@ -206,6 +207,36 @@ def test_a_store_that_hiccups_is_asked_again(folder, tmp_path, monkeypatch, bad)
         source.image(0, STILL, WHOLE)
     assert not bad.path.exists()
     assert source.image(0, STILL, WHOLE).caption == "image 120" and not failures
+
+
+class Refused(Exception):
+    """What a bucket answers that does not say what it lacks."""
+
+    status = 403
+
+
+@pytest.mark.parametrize("error", [Refused("Forbidden"), ConnectionError("reset")])
+def test_a_tar_is_read_whose_index_cannot_be_had(folder, tmp_path, monkeypatch, bad, error):
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    waits = 60 if isinstance(error, Refused) else 0  # a refusal is an answer
+    monkeypatch.setattr("imagen_video.files.PAUSES", (waits,))
+    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt"])
+    name = f"memory://{tmp_path.name}/a.tar"
+    fsspec.filesystem("memory").pipe(name, (tmp_path / "a.tar").read_bytes())
+    get = MemoryFileSystem.get_file
+
+    def refusing(store, path, *args, **options):
+        if path.endswith(".json"):
+            raise error
+        return get(store, path, *args, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", refusing)
+    start = time.monotonic()
+    assert open_source([name], seed=0, bad=bad).image(0, STILL, WHOLE).caption == "image 120"
+    assert time.monotonic() - start < 30
 
 
 def test_files_without_a_suffix_are_packed_as_what_they_are(folder, tmp_path, bad):

@@ -12,6 +12,7 @@ from imagen_video import presets
 from imagen_video.data.clips import Crop, Example
 from imagen_video.data.mix import Mix
 from imagen_video.data.stickers.source import StickerSource
+from imagen_video.files import Unreachable
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import MiniLMEncoder
 from imagen_video.training.ahead import Data
@@ -83,16 +84,20 @@ def test_other_text_does_not_go_on(tiny, done):
 class Ending(Still):
     """A source that cannot be read after a while."""
 
+    def __init__(self, error: Exception):
+        self.error = error
+
     def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         if index > 12:
-            raise ValueError("nothing more")
+            raise self.error
         return super().clip(index, format, crop)
 
 
-def test_what_was_learned_is_saved_when_data_ends_the_run(tiny, tmp_path):
+@pytest.mark.parametrize("kind", [ValueError, Unreachable])
+def test_what_was_learned_is_saved_when_data_ends_the_run(tiny, tmp_path, kind):
     trainer = tiny_trainer(tmp_path, tiny)
-    trainer.data.mix.source = Ending()
-    with pytest.raises(ValueError, match="nothing more"):
+    trainer.data.mix.source = Ending(kind("Connection reset by peer"))
+    with pytest.raises(kind, match=r"^Connection reset by peer"):
         trainer.run()
     found = latest(tmp_path)
     assert found is not None and facts_of(found)["step"] == trainer.step > 2

@@ -50,6 +50,8 @@ def open_source(
 
 def _weighed(name: str) -> tuple[str, float]:
     before, sign, after = name.rpartition("=")
+    if Path(name).exists():
+        return name, 1.0
     try:
         weight = float(after) if sign else 1.0
     except ValueError:
@@ -62,7 +64,7 @@ def _weighed(name: str) -> tuple[str, float]:
 def rows_of(name: str) -> Rows:
     """What a folder, a manifest or tars hold, with a weight or without; ValueError if the name is
     nothing of these."""
-    return Rows(_blocks(name if Path(name).exists() else _weighed(name)[0]))
+    return Rows(_blocks(_weighed(name)[0]))
 
 
 def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from imagen_video.data.rows import NUMBERS, Row, Rows, kind_of
-from imagen_video.files import cache_root, fetched, replacing
+from imagen_video.files import Unreachable, cache_root, fetched, replacing
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 CAPTIONS = ("caption", "text")
@@ -68,8 +68,8 @@ def _index(url: str) -> list[dict[str, Any]]:
             found = json.loads(beside.read_text())
             if all("media" in row for row in found):  # not the index of another program
                 return found
-    except (ValueError, TypeError, OSError):
-        pass
+    except (ValueError, TypeError, OSError, Unreachable):
+        pass  # the tar itself has it, or tells
     tar = fetched(url)
     if not tar.is_file():
         raise ValueError(f"there is no tar {url!r}")

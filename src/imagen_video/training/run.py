@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from imagen_video.distributed import Lost
+from imagen_video.files import Unreachable
 from imagen_video.spec import StageSpec, TrainSpec
 from imagen_video.training.guard import Exploded
 from imagen_video.video import VideoFormat
@@ -124,12 +125,12 @@ def noting_interrupt() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def keeping(save: Callable[[], None]) -> Iterator[None]:
-    """Save what is learned before a ValueError, such as data that cannot be read, ends a run."""
+    """Save what is learned before data that cannot be read or reached ends a run."""
     try:
         yield
     except Exploded:
         raise
-    except ValueError:
+    except (ValueError, Unreachable):
         with suppress(ValueError, OSError):  # the first one tells
             save()
         raise
