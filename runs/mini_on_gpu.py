@@ -97,7 +97,7 @@ def train(name: str, wanted: argparse.Namespace) -> None:
     )
     ranks = Ranks(device=torch.device(wanted.device))
     trainer = Timed(stage, Data(mix, encoder), out, run, ranks=ranks)
-    shown = what_to_show(spec, StickerSource(0, part="test"), stickers=True)
+    shown = what_to_show(spec, StickerSource(0, part="test"), stickers=True, workers=0)
     trainer.run(SheetDrawer(spec, encoder, out / "sheets", shown, step=lambda: trainer.step))
 
 

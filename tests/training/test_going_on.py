@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from imagen_video.text.encoder import MiniLMEncoder
 from imagen_video.training.ahead import Data
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.export import export_stage
+from imagen_video.training.job import fit_text
 from imagen_video.training.run import RunSpec, with_steps
+from imagen_video.training.sheets import what_to_show
 from imagen_video.training.trainer import Trainer
 from imagen_video.video import VideoFormat
 
@@ -101,6 +104,32 @@ def test_what_was_learned_is_saved_when_data_ends_the_run(tiny, tmp_path, kind):
         trainer.run()
     found = latest(tmp_path)
     assert found is not None and facts_of(found)["step"] == trainer.step > 2
+
+
+class Deadly(Still):
+    """A source that ends the process that reads it."""
+
+    def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
+        signal.raise_signal(signal.SIGKILL)
+        raise AssertionError
+
+
+def test_what_is_held_out_is_read_apart_and_first(tiny, tmp_path):
+    trainer = tiny_trainer(tmp_path, tiny, steps=2)
+    stage = trainer.stage.spec
+    trainer.data = replace(trainer.data, validation=Mix(Deadly(), stage, seed=0, steps=1))
+    trainer.run_spec = replace(trainer.run_spec, workers=1)
+    with pytest.raises(ValueError, match=r"DataLoader worker .*give the same command"):
+        trainer.run()
+    assert trainer.step == 0
+
+
+def test_captions_to_fit_and_clips_to_show_are_read_apart(tiny):
+    stage = tiny.stages[0]
+    with pytest.raises(ValueError, match="DataLoader worker"):
+        fit_text(stage, Mix(Deadly(), stage.spec, seed=0, steps=2), tiny.encoder, workers=1)
+    with pytest.raises(ValueError, match="DataLoader worker"):
+        what_to_show(stage.spec, Deadly(), stickers=False, workers=1)
 
 
 @pytest.mark.parametrize("spoil", ["cut", "gone", "facts"])

@@ -32,7 +32,7 @@ BAD_SAMPLES = "bad_samples.jsonl"
 ROOM = 16384
 # Seconds without an answer after which something that is read does not give one.
 SILENT = 1800
-_notes: Tensor | None = None
+_notes: list[Tensor] = []
 _own: np.ndarray | None = None
 
 
@@ -134,9 +134,8 @@ def count_bad(folder: Path) -> int:
 
 def share(workers: int) -> Tensor:
     """Room for the notes of so many processes, by the one that starts them."""
-    global _notes
-    _notes = torch.zeros(workers, ROOM, dtype=torch.uint8).share_memory_()
-    return _notes
+    _notes.append(torch.zeros(workers, ROOM, dtype=torch.uint8).share_memory_())
+    return _notes[-1]
 
 
 def join(notes: Tensor, worker: int) -> None:
@@ -176,6 +175,7 @@ def surviving() -> Iterator[None]:
             bad = BadSamples(Path(facts["bad"]), limit=math.inf)
             bad.add(facts["source"], facts["path"], Fatal(said), of=1)
         _kill([facts["pid"] for facts in reading])
+        _notes.clear()
         names = ", ".join(facts["path"] for facts in found)
         why = "a file, the disk or store it lies on, or memory may be the cause"
         why = f"over {names}, which is left out from now on" if found else why
@@ -197,7 +197,7 @@ def _kill(readers: list[int]) -> None:
 
 def _being_read() -> list[dict[str, Any]]:
     found = []
-    for note in [] if _notes is None else _notes.numpy():
+    for note in (note for notes in _notes for note in notes.numpy()):
         with suppress(ValueError):  # nothing, or what was being written
             found.append(json.loads(note.tobytes().rstrip(b"\0")))
     return found

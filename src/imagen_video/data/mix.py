@@ -1,10 +1,11 @@
 """Batches of videos and packed images (paper section 7)."""
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from imagen_video.data.order import fraction
 from imagen_video.files import Unreachable
 from imagen_video.shapes import Bool, Int, UInt8
 from imagen_video.spec import StageSpec
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,18 +100,20 @@ class Mix(Dataset):
         video = torch.stack(videos)
         return Batch(video, tuple(captions), is_video, index, self.rows, self.total, slowed)
 
-    def captions(self, step: int) -> Iterator[str]:
+    def captions(self, step: int) -> list[str]:
         """What batch `step` and its stills say; of each a pixel is read."""
+        said = []
         train, still = self.stage.train, replace(self.stage.output, frames=1)
         pixel = Crop(frame=0, top=0, left=0, frames=1, height=1, width=1)
         for row in self.rows:
             if row < train.clips:
                 index = step * train.clips + row
-                yield self.source.clip(index, self.stage.output, pixel).caption
+                said.append(self.source.clip(index, self.stage.output, pixel).caption)
             else:
                 start = self._first_of_pack(step, row)
                 for index in range(start, start + self.stills):
-                    yield self.source.image(index, still, pixel).caption
+                    said.append(self.source.image(index, still, pixel).caption)
+        return said
 
     def position(self, step: int) -> dict[str, Position]:
         """Where every source stands before step `step`."""
@@ -153,15 +158,15 @@ class Mix(Dataset):
 
 
 class _Answers(Dataset):
-    """Batches, or the error in place of one: raised in a worker it would come as a traceback in
-    the words of another process."""
+    """What is asked of a number, or the error in place of it: raised in a worker it would come as
+    a traceback in the words of another process."""
 
-    def __init__(self, mix: Mix):
-        self.mix = mix
+    def __init__(self, ask: Callable[[int], Any]):
+        self.ask = ask
 
-    def __getitem__(self, step: int) -> Batch | ValueError | Unreachable:
+    def __getitem__(self, number: int) -> Any:
         try:
-            return self.mix[step]
+            return self.ask(number)
         except (ValueError, Unreachable) as error:
             return error
 
@@ -181,24 +186,34 @@ def batches(mix: Mix, *, start: int, workers: int = 1) -> Generator[Batch]:
     """
     echoes = mix.stage.train.echoes
     drawn = range(start // echoes, -(-mix.steps // echoes))
-    loader = DataLoader(
-        _Answers(mix),
-        batch_size=None,
-        sampler=drawn,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=partial(_begin, bad_samples.share(workers)),
-        timeout=bad_samples.SILENT if workers else 0,
-    )
+    loader = read_apart(mix.__getitem__, drawn, workers=workers, ahead=4)
     for number, batch in zip(drawn, loader, strict=True):
-        if isinstance(batch, Exception):
-            raise batch
         steps = range(number * echoes, min((number + 1) * echoes, mix.steps))
         yield from (batch for step in steps if step >= start)
 
 
+def read_apart(
+    ask: Callable[[int], T], numbers: range, *, workers: int = 1, ahead: int = 1
+) -> Generator[T]:
+    """What `ask` says of every number, in processes of their own, as what is read may end them;
+    `ahead` each of what is taken. To be closed; work with it belongs into `surviving`."""
+    loader = DataLoader(
+        _Answers(ask),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        prefetch_factor=ahead if workers else None,
+        worker_init_fn=partial(_begin, bad_samples.share(workers)),
+        timeout=bad_samples.SILENT if workers else 0,
+    )
+    for answer in loader:
+        if isinstance(answer, Exception):
+            raise answer
+        yield answer
+
+
 @contextmanager
-def surviving(loader: Generator[Batch]) -> Iterator[None]:
+def surviving(loader: Generator[Any]) -> Iterator[None]:
     """Closes the loader at the end; a file that killed or held up its reader is named, in a
     ValueError, and left out when the run goes on."""
     with bad_samples.surviving(), closing(loader):

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from imagen_video.data.mix import Batch, Mix
+from imagen_video.data.mix import Batch, Mix, read_apart, surviving
 from imagen_video.shapes import Int, UInt8
 from imagen_video.text.encoder import TextEmbedding, TextEncoder
 from imagen_video.unet.inputs import Conditioning
@@ -25,6 +25,14 @@ class Data:
     mix: Mix
     encoder: TextEncoder
     validation: Mix | None = None
+
+    def held_out(self, *, workers: int) -> list[Batch]:
+        """All batches to validate on."""
+        if self.validation is None:
+            return []
+        steps = range(len(self.validation))
+        with surviving(read := read_apart(self.validation.__getitem__, steps, workers=workers)):
+            return list(read)
 
 
 @dataclass(frozen=True)

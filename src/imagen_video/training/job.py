@@ -13,7 +13,7 @@ import torch
 from imagen_video.data.bad_samples import BAD_SAMPLES, BadSamples
 from imagen_video.data.clips import Source
 from imagen_video.data.library import Part
-from imagen_video.data.mix import Mix
+from imagen_video.data.mix import Mix, read_apart, surviving
 from imagen_video.data.sources import open_source, rows_of
 from imagen_video.data.stickers import prerender
 from imagen_video.data.stickers.evaluation import eval_prompts
@@ -124,7 +124,8 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
     drawer = None
     if ranks.first and data.validation is not None:
         held_out = data.validation.source
-        shown = what_to_show(spec, held_out, stickers=job.data == ("stickers",))
+        stickers, workers = job.data == ("stickers",), min(1, run.workers)
+        shown = what_to_show(spec, held_out, stickers=stickers, workers=workers)
         drawer = SheetDrawer(spec, encoder, job.out / "sheets", shown, step=lambda: trainer.step)
     return trainer.run(drawer)
 
@@ -194,18 +195,21 @@ def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bo
     if fresh and "text_in.weight" not in copied:
         # Of whole batches, however many processes share them.
         mix = Mix(data.mix.source, spec, seed=run.seed, steps=spec.train.steps)
-        fit_text(stage, mix, data.encoder)
+        fit_text(stage, mix, data.encoder, workers=min(1, run.workers))
     return stage
 
 
-def fit_text(stage: Stage, mix: Mix, encoder: TextEncoder) -> None:
+def fit_text(stage: Stage, mix: Mix, encoder: TextEncoder, *, workers: int) -> None:
     """Let a fresh network's `text_in` whiten the captions of the first batches."""
     if stage.unet.text_in is None:
         return
     captions: set[str] = set()
-    for step in range(min(FITTED_STEPS, len(mix))):
-        if len(captions) < FITTED_CAPTIONS:
-            captions.update(mix.captions(step))
+    read = read_apart(mix.captions, range(min(FITTED_STEPS, len(mix))), workers=workers)
+    with surviving(read):
+        for said in read:
+            captions.update(said)
+            if len(captions) >= FITTED_CAPTIONS:
+                break
     stage.unet.text_in.fit(torch.cat(encoder(sorted(captions)).rows()).float())
 
 
@@ -221,7 +225,8 @@ def carry_along(cascade: CascadeSpec, name: str, out: Path, *, steps: int, seed:
     prerender(out)
     texts = {row["prompt"] for row in eval_prompts()}
     held_out = StickerSource(seed, part="test")
-    texts |= {caption for _, caption in what_to_show(spec, held_out, stickers=True).clips}
+    shown = what_to_show(spec, held_out, stickers=True, workers=0)
+    texts |= {caption for _, caption in shown.clips}
     for source, count in ((StickerSource(seed), steps), (held_out, VALIDATION_STEPS)):
         mix = Mix(source, spec, seed=seed, steps=count)
         for step in range(count):

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from imagen_video.data.clips import Crop, Source
+from imagen_video.data.mix import read_apart, surviving
 from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.diffusion.sampler import Noise, finished
 from imagen_video.lowres import low_from_truth
@@ -112,7 +114,7 @@ def _film(path: Path, rows: list[Frames], *, scale: int, fps: float) -> None:
         writer.write(film)
 
 
-def what_to_show(spec: StageSpec, source: Source, *, stickers: bool) -> Shown:
+def what_to_show(spec: StageSpec, source: Source, *, stickers: bool, workers: int) -> Shown:
     """The evaluation prompts for a base on the sticker world, captions of clips elsewhere; for
     other stages clips of a held-out source, in the size of the stage's training crops."""
     if spec.kind == "base" and stickers:
@@ -126,7 +128,9 @@ def what_to_show(spec: StageSpec, source: Source, *, stickers: bool) -> Shown:
     crop = Crop(0, top, left, frames, height, width)
     count = ROWS if spec.kind == "base" else CLIPS
     take = source.clip if "video" in source.kinds else source.image
-    clips = [take(i, spec.output, crop) for i in range(count)]
+    ask = partial(take, format=spec.output, crop=crop)
+    with surviving(read := read_apart(ask, range(count), workers=workers)):
+        clips = list(read)
     if spec.kind == "base":
         return Shown(prompts=tuple(clip.caption for clip in clips))
     # A still stands for a clip that does not move.

@@ -94,7 +94,7 @@ class Trainer:
         `draw_sheet` is called at intervals, by the first process, with a stage that has the
         averaged weights.
         """
-        run, first = self.run_spec, self.ranks.first
+        run, first, _ = self.run_spec, self.ranks.first, self._held_out  # read first: it may fail
         time_to_save, time_to_draw = Every(run.save_minutes), Every(run.sheet_minutes)
         out_of_time = Every(math.inf if run.minutes is None else run.minutes)
         progress = tqdm(total=self.train.steps, initial=self.step, unit="step", disable=not first)
@@ -219,8 +219,8 @@ class Trainer:
 
     @cached_property
     def _held_out(self) -> list[tuple[int, Ready]]:
-        mix = self.data.validation or ()
-        return [(i, part) for i in range(len(mix)) for part in self.made_ready(mix[i])]
+        read = enumerate(self.data.held_out(workers=min(1, self.run_spec.workers)))
+        return [(i, part) for i, batch in read for part in self.made_ready(batch)]
 
     def validated(self) -> float | None:
         """The mean loss of the averaged weights on held-out clips, at fixed times and noise."""
