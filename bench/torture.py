@@ -1,7 +1,7 @@
 """Fifty SIGKILLs, at random moments of training and saving; every time the run goes on.
 
     .venv/bin/python bench/torture.py                  # one process, about 15 minutes
-    .venv/bin/python bench/torture.py --ranks 2        # two, about 30 minutes
+    .venv/bin/python bench/torture.py --ranks 2        # two, about 45 minutes
 
 Trains the tiny base twice on the sticker world, once undisturbed, and once killed again and again:
 the whole group, or with several ranks one of them. After every kill the newest checkpoint must be
