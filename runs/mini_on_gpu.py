@@ -86,7 +86,7 @@ def train(name: str, wanted: argparse.Namespace) -> None:
     mix = Mix(StickerSource(SEED), spec, seed=SEED, steps=spec.train.steps)
     encoder = load_encoder(text, dtype=torch.bfloat16, device=wanted.device)
     if wanted.init_from is None:
-        fit_text(stage, mix, encoder)
+        fit_text(stage, mix, encoder, workers=0)
     run = RunSpec(
         seed=SEED,
         minutes=wanted.minutes,

@@ -12,6 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import torch
+
 from imagen_video.cli import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -45,6 +47,9 @@ def _begin(environment: dict[str, str], said: Path, program: Callable[..., None]
     for number, end in ((1, ".out"), (2, ".err")):
         with said.with_name(said.name + end).open("a") as file:
             os.dup2(file.fileno(), number)
+    # torch makes what it lost by forking anew in the first thread that asks; others that ask
+    # meanwhile find nothing.
+    torch.set_num_threads(torch.get_num_threads())
     program(*words)
 
 

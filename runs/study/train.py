@@ -101,7 +101,7 @@ def ready(arm: Arm, seed: int, place: Place) -> Trainer:
     stage = begun(arm, seed, place)
     mix = Mix(shelf, stage.spec, seed=seed, steps=stage.spec.train.steps)
     if arm.lesson is None and latest(folder) is None:
-        fit_text(stage, mix, place.encoder)
+        fit_text(stage, mix, place.encoder, workers=0)
     run = RunSpec(seed=seed, keep=1)
     ranks = Ranks(device=place.device)
     return Trainer(stage, Data(mix, place.encoder), folder, run, ranks=ranks)
