@@ -64,18 +64,18 @@ def test_clips_and_stills_share_one_count_of_what_this_run_tried(
     tmp_path, monkeypatch, every, start
 ):
     """A clip and four stills a step, of which one file in so many is broken; 15 % may be."""
-    monkeypatch.setattr(library, "TRIED", 40)
+    monkeypatch.setattr(library, "TRIED", 200)
     write_video(tmp_path / "good.mp4", 80)
     write_image(tmp_path / "good.png", 80)
     rows = []
     for kind, end, count in (("video", "mp4", 2000), ("image", "png", 8000)):
         for i in range(count):
             path = f"{i}.{end}" if i % every == 0 else str(tmp_path / f"good.{end}")
-            rows.append({"media": (path,), "kind": kind, "text": "a"})
+            rows.append({"media": (path,), "kind": kind, "text": "a", "file": f"{i}.{end}"})
     bad = BadSamples(tmp_path / "bad.jsonl", limit=0.15)
     media = MediaSource("both", Rows([rows]), seed=0, bad=bad)
     with pytest.raises(TooManyBad, match="more than 15%") if every == 4 else nullcontext():
-        for step in range(start, start + 100):
+        for step in range(start, start + 200):
             media.clip(step, FORMAT, WHOLE)
             for i in range(4):
                 media.image(4 * step + i, STILL, WHOLE)
