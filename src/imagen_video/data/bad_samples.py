@@ -87,8 +87,8 @@ class BadSamples:
     def add(self, source: str, name: str, error: ValueError, *, of: int) -> None:
         """Count a sample, `Row.name` of one of so many of its source (`of`), once."""
         fatal, broken = isinstance(error, Fatal), not isinstance(error, Unfit)
-        line = {"source": source, "path": name, "reason": str(error), "broken": broken}
-        line |= {"part": self.part}
+        line = {"source": source, "part": self.part, "path": name}
+        line |= {"reason": str(error), "broken": broken}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+") as file:
             with suppress(OSError):  # of file systems without locks: a line may come twice

@@ -9,13 +9,12 @@ from statistics import median
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from imagen_video.data import bad_samples
-from imagen_video.data.bad_samples import BAD_SAMPLES, BadSamples, join, share, surviving
+from imagen_video.data.bad_samples import BAD_SAMPLES, BadSamples
 from imagen_video.data.clips import Crop
 from imagen_video.data.library import example_of
 from imagen_video.data.media import Place, Unfit, read_image, shown, video_facts
+from imagen_video.data.mix import read_apart, surviving
 from imagen_video.data.rows import Row, Rows
 from imagen_video.data.sources import rows_of
 from imagen_video.pictures import contact_sheet, write_png
@@ -89,14 +88,9 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
     bad.renew()
     for number, name in enumerate(names):
         rows, report = rows_of(name), Report(name)
-        tries = DataLoader(
-            _Tries(rows, spec, name, bad),
-            batch_size=None,
-            num_workers=workers,
-            worker_init_fn=partial(join, share(workers)),
-            timeout=bad_samples.SILENT if workers else 0,
-        )
-        with surviving():
+        ask = partial(_found, rows, spec, name, bad)
+        tries = read_apart(ask, range(len(rows)), workers=workers, ahead=2)
+        with surviving(tries):
             for row, found in zip(rows, tries, strict=True):
                 report.add(found)
                 if found.error is not None:
@@ -109,22 +103,14 @@ def check(names: Sequence[str], spec: StageSpec, out: Path, *, workers: int = 1)
     return lines
 
 
-class _Tries(Dataset):
-    """Every row tried: workers have the table once, and are asked for numbers."""
-
-    def __init__(self, rows: Rows, spec: StageSpec, source: str, bad: BadSamples):
-        self.rows, self.spec, self.source, self.bad = rows, spec, source, bad
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Found:
-        row = self.rows[index]
-        try:
-            with self.bad.reading(self.source, row.name):
-                return try_row(row, self.spec)
-        except ValueError as error:
-            return Found(row.kind, row.caption, error=error)
+def _found(rows: Rows, spec: StageSpec, source: str, bad: BadSamples, index: int) -> Found:
+    """What one row is: workers have the table once, and are asked for numbers."""
+    row = rows[index]
+    try:
+        with bad.reading(source, row.name):
+            return try_row(row, spec)
+    except ValueError as error:
+        return Found(row.kind, row.caption, error=error)
 
 
 def try_row(row: Row, spec: StageSpec) -> Found:

@@ -238,9 +238,8 @@ def compare(
     stages = [load_stage(folder, dtype=working_dtype(device)) for folder in (teacher, student)]
     stages[0] = without_side(stages[0])
     spec, encoder = stages[1].spec, encoder_of(cascade.text, run, device)
-    stickers, workers = job.data == ("stickers",), min(1, run.workers)
-    held_out = source_of(job, run, "test")
-    shown = what_to_show(spec, held_out, stickers=stickers, workers=workers)
+    stickers, held_out = job.data == ("stickers",), source_of(job, run, "test")
+    shown = what_to_show(spec, held_out, stickers=stickers, workers=run.workers)
     asked: list[tuple[str, torch.Tensor | None]] = [(prompt, None) for prompt in shown.prompts]
     asked += [(text, low_from_truth(to_float(clip)[None], spec)) for clip, text in shown.clips]
     rows, own = [], [stage.spec.sampler.num_steps for stage in stages]

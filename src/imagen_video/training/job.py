@@ -124,8 +124,8 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
     drawer = None
     if ranks.first and data.validation is not None:
         held_out = data.validation.source
-        stickers, workers = job.data == ("stickers",), min(1, run.workers)
-        shown = what_to_show(spec, held_out, stickers=stickers, workers=workers)
+        stickers = job.data == ("stickers",)
+        shown = what_to_show(spec, held_out, stickers=stickers, workers=run.workers)
         drawer = SheetDrawer(spec, encoder, job.out / "sheets", shown, step=lambda: trainer.step)
     return trainer.run(drawer)
 
@@ -195,7 +195,7 @@ def _stage(spec: StageSpec, job: JobSpec, run: RunSpec, data: Data, *, fresh: bo
     if fresh and "text_in.weight" not in copied:
         # Of whole batches, however many processes share them.
         mix = Mix(data.mix.source, spec, seed=run.seed, steps=spec.train.steps)
-        fit_text(stage, mix, data.encoder, workers=min(1, run.workers))
+        fit_text(stage, mix, data.encoder, workers=run.workers)
     return stage
 
 

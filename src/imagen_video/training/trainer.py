@@ -219,7 +219,7 @@ class Trainer:
 
     @cached_property
     def _held_out(self) -> list[tuple[int, Ready]]:
-        read = enumerate(self.data.held_out(workers=min(1, self.run_spec.workers)))
+        read = enumerate(self.data.held_out(workers=self.run_spec.workers))
         return [(i, part) for i, batch in read for part in self.made_ready(batch)]
 
     def validated(self) -> float | None:
