@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imagen_video.shapes import Float
+from imagen_video.unet.patches import fold
 from imagen_video.video import Frames, resize, to_float
 
 
@@ -59,8 +60,9 @@ class ClipNet(nn.Module):
 
     def forward(self, video: Float[Tensor, "b f 3 h w"]) -> Float[Tensor, "b outputs"]:
         """The outputs for clips in [-1, 1] of the spec's size."""
-        x = _fold(_with_place(video), self.spec.patch)
-        x = self.stem(x).movedim(-1, 1).contiguous(memory_format=torch.channels_last_3d)
+        x = fold(_with_place(video), self.spec.patch).permute(0, 2, 3, 1)
+        x = self.stem(x.unflatten(0, video.shape[:2])).movedim(-1, 1)
+        x = x.contiguous(memory_format=torch.channels_last_3d)
         x = self.body(x)
         votes = torch.cat([x.mean((3, 4)), x.amax((3, 4))], 1).movedim(1, 2)
         if self.spec.over_time:
@@ -77,12 +79,6 @@ def _with_place(video: Float[Tensor, "b f 3 h w"]) -> Float[Tensor, "b f 6 h w"]
     y = torch.linspace(-1, 1, h).to(video)[:, None].expand(b, f, 1, h, w)
     x = torch.linspace(-1, 1, w).to(video).expand(b, f, 1, h, w)
     return torch.cat([video, away, y, x], 2)
-
-
-def _fold(video: Float[Tensor, "b f c h w"], patch: int) -> Float[Tensor, "b f y x cells"]:
-    b, f, c, h, w = video.shape
-    cells = video.view(b, f, c, h // patch, patch, w // patch, patch)
-    return cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
 
 
 class Residual(nn.Module):

@@ -9,6 +9,7 @@ from imagen_video.shapes import Bool, Float, Int
 from imagen_video.spec_unet import UNetSpec
 from imagen_video.unet.embed import LevelEmbedding, NumberEmbedding, TextIn, TextPool
 from imagen_video.unet.inputs import Conditioning
+from imagen_video.unet.patches import fold, unfold
 from imagen_video.unet.side import GuidanceSide
 from imagen_video.unet.spatial import ResBlock, TextAttention, make_norm, swish, zero
 from imagen_video.unet.temporal import FramePosition, PlaceAndTime, make_temporal
@@ -277,14 +278,3 @@ def frames_like(number: PerClip, x: Float[Tensor, "bf ..."]) -> Float[Tensor, "b
 def frames_of(x: Float[Tensor, "bf ..."], inner: slice, clips: int) -> Float[Tensor, "n ..."]:
     """Some frames of every clip."""
     return x if inner == ALL else x.unflatten(0, (clips, -1))[:, inner].flatten(0, 1)
-
-
-def fold(x: Float[Tensor, "b f c H W"], patch: int) -> Float[Tensor, "bf cpp h w"]:
-    """Frames into the batch and p x p pixels into channels, channels-last in memory."""
-    folded = rearrange(x, "b f c (h p) (w q) -> (b f) h w (c p q)", p=patch, q=patch)
-    return folded.contiguous().permute(0, 3, 1, 2)
-
-
-def unfold(x: Float[Tensor, "bf cpp h w"], patch: int, clips: int) -> Float[Tensor, "b f c H W"]:
-    """The inverse of `fold`."""
-    return rearrange(x, "(b f) (c p q) h w -> b f c (h p) (w q)", b=clips, p=patch, q=patch)
