@@ -32,7 +32,7 @@ from common import ceiling_lines, ceilings, machine, seconds, table, write_json
 
 from imagen_video import presets, sampling
 from imagen_video.cascade import Cascade
-from imagen_video.diffusion.sampler import Noise
+from imagen_video.diffusion import sampler
 from imagen_video.info import describe, flops_per_call
 from imagen_video.memory import keep_freed_memory
 from imagen_video.sampling import SampleSpec
@@ -52,8 +52,8 @@ def billions() -> CascadeSpec:
     whole, stages = presets.paper(), []
     for stage in whole.stages:
         unet = replace(stage.unet, widths=tuple(width // 2 for width in stage.unet.widths))
-        sampler = replace(stage.sampler, window=WINDOWS.get(stage.name))
-        stages.append(replace(stage, unet=unet, sampler=sampler))
+        cut = replace(stage.sampler, window=WINDOWS.get(stage.name))
+        stages.append(replace(stage, unet=unet, sampler=cut))
     return replace(whole, name="billions", stages=tuple(stages))
 
 
@@ -223,7 +223,7 @@ def whole_run(model: str, prompt: str, until: str | None) -> list[Spent]:
         for owner, name, part in (
             (VideoUNet, "forward", NETWORK),
             (Stage, "conditioning", CONDITIONING),
-            (Noise, "__call__", NOISE),
+            (sampler, "next_frames", NOISE),
             (sampling, "_frames_of", SMALL),
         ):
             stack.enter_context(ledger.timing(owner, name, part))

@@ -23,8 +23,8 @@ from imagen_video.diffusion.sampler import (
     Window,
     ancestral,
     ddim,
-    denoise_in_place,
     denoise_steps,
+    denoise_windows,
     dpmpp_2m,
     stochastic,
 )
@@ -177,8 +177,7 @@ class Stage:
         """Sample videos of this (b, f, c, h, w), one state a step; guided as the sampler says.
 
         A run in windows that moves by DDIM, with nothing that looks at a whole clip, is one of
-        states a window, in half of the memory.
-
+        states a window, in half of the memory, and of one step in that of a window alone.
         `negative` replaces the empty caption that guidance moves away from, in two calls a step;
         ValueError where the network cannot be called without guidance.
         """
@@ -189,9 +188,10 @@ class Stage:
             drawn = noise(shape, stage=self.spec.name, step=step, sample=sample)
             return drawn.to(self.device)
 
-        if _in_place(sampler, frames=shape[1]):
+        if _by_window(sampler, frames=shape[1]):
             windows = self._run_in_windows(cond, shape[1], sampler, negative)
-            yield from denoise_in_place(windows, schedule, draw(0))
+            start = noise.in_turn(shape, stage=self.spec.name, step=0, sample=sample)
+            yield from denoise_windows(windows, schedule, lambda n: start(n).to(self.device))
         else:
             denoisers = self.denoisers(cond, sampler=sampler, negative=negative)
             yield from denoise_steps(denoisers, schedule, draw, move=make_move(sampler))
@@ -274,7 +274,7 @@ def within(seen: slice, kept: slice) -> slice:
     return slice(kept.start - seen.start, kept.stop - seen.start)
 
 
-def _in_place(sampler: SamplerSpec, *, frames: int) -> bool:
+def _by_window(sampler: SamplerSpec, *, frames: int) -> bool:
     """Whether each window of a step can be moved before the next is looked at."""
     by_clip = sampler.threshold == "dynamic" and sampler.guidance.on
     several = sampler.window is not None and sampler.window < frames

@@ -186,7 +186,8 @@ class VideoWriter:
             got = "x".join(map(str, frames.shape[1:]))
             raise ValueError(f"the video is 3x{self.height}x{self.width}, got frames of {got}")
         for frame in frames:
-            picture = av.VideoFrame.from_ndarray(frame.permute(1, 2, 0).contiguous().cpu().numpy())
+            planes = frame.permute(1, 2, 0).cpu().numpy()
+            picture = av.VideoFrame.from_ndarray(planes, format="gbrp")  # spares mixing the colours
             picture = pyav.reformat(
                 picture,
                 self._reformatter,

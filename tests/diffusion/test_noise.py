@@ -1,5 +1,6 @@
 """Noise of a sampling run: a function of what it is for, and nothing else."""
 
+import pytest
 import torch
 
 from imagen_video.diffusion.sampler import Noise
@@ -11,6 +12,14 @@ def test_noise_does_not_depend_on_the_batch():
     for i in range(4):
         alone = noise((1, *shape), stage="ssr1", step=3, sample=10 + i)
         assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.parametrize("size", [(3, 5), (24, 40)])
+def test_noise_of_a_few_frames_after_the_other_is_that_of_all_at_once(size):
+    noise, shape = Noise(seed=11), (2, 9, 3, *size)
+    draw = noise.in_turn(shape, stage="ssr3", step=0, sample=4)
+    parts = torch.cat([draw(n) for n in (4, 0, 1, 4)], 1)
+    assert torch.equal(parts, noise(shape, stage="ssr3", step=0, sample=4))
 
 
 def test_noise_differs_by_seed_sample_stage_and_step():

@@ -25,10 +25,25 @@ class Noise:
         self, shape: tuple[int, int, int, int, int], *, stage: str, step: int, sample: int = 0
     ) -> Video:
         """Noise of this (b, f, c, h, w), float32 on the CPU."""
-        noise = torch.empty(shape)
-        for i, clip in enumerate(noise, start=sample):
-            clip.normal_(generator=keyed_generator(self.seed, i, stage, step))
-        return noise
+        return self.in_turn(shape, stage=stage, step=step, sample=sample)(shape[1])
+
+    def in_turn(
+        self, shape: tuple[int, int, int, int, int], *, stage: str, step: int, sample: int = 0
+    ) -> Callable[[int], Video]:
+        """The same noise, of the next so many frames a call."""
+        clips = range(sample, sample + shape[0])
+        generators = [keyed_generator(self.seed, i, stage, step) for i in clips]
+        return lambda frames: next_frames(generators, (frames, *shape[2:]))
+
+
+def next_frames(generators: Sequence[torch.Generator], shape: tuple[int, int, int, int]) -> Video:
+    """Noise of this (f, c, h, w) from each generator, frame by frame: what is drawn in parts is
+    what is drawn at once."""
+    noise = torch.empty(len(generators), *shape)
+    for clip, generator in zip(noise, generators, strict=True):
+        for frame in clip:
+            frame.normal_(generator=generator)
+    return noise
 
 
 def keyed_generator(*key: int | str, device: str | torch.device = "cpu") -> torch.Generator:
@@ -204,13 +219,34 @@ class Window:
     denoisers: Sequence[Denoiser]
 
 
-def denoise_in_place(
+def denoise_windows(
+    windows: Sequence[Window], schedule: CosineSchedule, draw: Callable[[int], Video]
+) -> Iterator[SamplerState]:
+    """`denoise_steps` by DDIM, window after window: one state a window and step.
+
+    `draw(n)` is the noise of the next n frames. Of several steps the memory is that of the whole
+    noise, of one step that of what a window sees.
+    """
+    if len(windows[0].denoisers) > 1:
+        yield from _denoise_in_place(windows, schedule, draw(windows[-1].kept.stop))
+        return
+    z, start = draw(0), 0
+    for i, window in enumerate(windows):
+        fresh = draw(window.seen.stop - start - z.shape[1])
+        z = torch.cat([z[:, window.seen.start - start :], fresh], 1)
+        start = window.seen.start
+        now = window.denoisers[0](z, _per_clip(schedule(step_times(1))[0], z))
+        state = SamplerState(0, 1, now, window.kept, (i, len(windows)))
+        yield state
+        state.release()
+        del now
+
+
+def _denoise_in_place(
     windows: Sequence[Window], schedule: CosineSchedule, z: Video
 ) -> Iterator[SamplerState]:
-    """`denoise_steps` by DDIM, window after window in the memory of z: one state a window and step.
-
-    What a window sees of those before it is as it was before their move: `around` has kept it.
-    """
+    """Several steps in the memory of z. What a window sees of those before it is as it was before
+    their move: `around` has kept it."""
     num_steps, reach = len(windows[0].denoisers), max(w.kept.start - w.seen.start for w in windows)
     grid = schedule(step_times(num_steps))
     for step in range(num_steps):
