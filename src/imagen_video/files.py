@@ -43,6 +43,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+LOCK = ".lock"
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; ValueError where another one does.
@@ -50,7 +53,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     The lock is the process's own: it ends with it, whatever children it leaves.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
+    with open(folder / LOCK, "w") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:

@@ -4,6 +4,7 @@ import struct
 from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 import torch
 from files import coded, counted, png
@@ -60,6 +61,31 @@ def remux(source, path):
             if packet.dts is not None:
                 packet.stream = stream
                 written.mux(packet)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
+def test_sound_that_goes_on_makes_no_video_longer(tmp_path, name):
+    codecs = ("libvpx-vp9", "libopus") if name == "a.webm" else ("libx264", "aac")
+    with av.open(str(tmp_path / name), "w") as container:
+        video = container.add_stream(codecs[0], rate=24)
+        video.width, video.height, video.pix_fmt = 80, 48, "yuv420p"
+        sound = container.add_stream(codecs[1], rate=48000)
+        for picture in counted(96):  # 4 s
+            frame = av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).numpy())
+            container.mux(video.encode(frame))
+        for i in range(6 * 50):  # 6 s
+            still = np.zeros((1, 960), dtype=np.float32)
+            frame = av.AudioFrame.from_ndarray(still, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48000, 960 * i
+            container.mux(sound.encode(frame))
+        for stream in (video, sound):
+            container.mux(stream.encode(None))
+    media = Media(str(tmp_path / name))
+    assert video_facts(media).seconds == pytest.approx(4, abs=0.05)
+    shown, _ = read_clip(media, WANTED, WHOLE, span=ALL, at=Place(1.0))
+    assert numbers(shown)[0] == pytest.approx(96 - 64, abs=1)
+    wanted = VideoFormat(8, 24, 40, 1.5)  # 5.33 s
+    assert read_clip(media, wanted, WHOLE, span=ALL, at=Place(1.0))[1] == pytest.approx(4 / 3, 0.02)
 
 
 def test_a_part_of_a_file_is_read_like_the_file(tmp_path):

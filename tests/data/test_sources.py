@@ -23,7 +23,7 @@ from imagen_video.data.library import MediaSource
 from imagen_video.data.mix import Mix, batches, surviving
 from imagen_video.data.order import Shuffled, permuted
 from imagen_video.data.rows import Rows, of_folder
-from imagen_video.data.sources import Mixture, open_source, rows_of
+from imagen_video.data.sources import Mixture, _weighed, open_source, rows_of
 from imagen_video.video import VideoFormat
 
 
@@ -132,6 +132,26 @@ def test_a_folder_may_be_called_like_a_weight(folder, bad):
     assert alone.image(0, STILL, WHOLE).caption.startswith("image")
     both = open_source([f"{folder}=3", "stickers"], seed=0, bad=bad)
     assert set(both.position(8, 8)) >= {str(folder)}
+
+
+def test_the_query_of_a_url_is_no_weight():
+    signed = "https://store/a.tar?key=b&expires=1700000000"
+    assert _weighed(signed) == (signed, 1.0)
+    assert _weighed(f"{signed}=2") == (signed, 2.0)
+    assert _weighed("s3://store/a-{0..9}.tar=3") == ("s3://store/a-{0..9}.tar", 3.0)
+
+
+def test_folders_behind_links_are_read_each_once(folder, tmp_path, bad):
+    """A link back up makes no circle."""
+    apart = tmp_path / "apart"
+    (folder / "videos").rename(apart)
+    before = [row.text for row in rows_of(str(folder))]
+    (folder / "videos").symlink_to(apart)
+    (folder / "videos too").symlink_to(apart)
+    (apart / "up").symlink_to(folder)
+    found = [row.text for row in rows_of(str(folder))]
+    videos = [text for text in found if text not in before]
+    assert len(videos) == len(set(videos)) > 1 and len(found) == len(before) + len(videos)
 
 
 def test_sources_take_turns_by_weight(folder, bad):

@@ -58,6 +58,23 @@ def test_tars_are_read_by_index(folder, bad, tmp_path, monkeypatch):
     assert [row.text for row in Rows([of_tar(str(tmp_path / "a-0.tar"))])] == texts[:2]
 
 
+def test_a_video_goes_before_its_thumbnail_and_a_picture_before_its_depth(folder, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for source, name in (
+            ("0.png", "0.depth.png"),
+            ("1.png", "0.png"),
+            ("0.png", "1.jpg"),
+            ("videos/0.mp4", "1.mp4"),
+            ("0.png", "1.z.png"),
+        ):
+            tar.add(folder / source, arcname=name)
+    rows = Rows([of_tar(str(tmp_path / "a.tar"))])
+    assert [(row.media.member, row.kind) for row in rows] == [
+        ("0.png", "image"),
+        ("1.mp4", "video"),
+    ]
+
+
 def test_tars_are_fetched_once_from_any_url(folder, tmp_path, monkeypatch):
     import fsspec
 

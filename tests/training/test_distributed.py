@@ -14,11 +14,13 @@ import tiny_job  # pyright: ignore
 import torch
 from forked import fork, together  # pyright: ignore
 from safetensors.torch import load_file
-from tiny_job import distil_base, train_base  # pyright: ignore
+from tiny_job import distil_base, train_base, train_spoiled  # pyright: ignore
 
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import facts_of, latest, tensors_in
+from imagen_video.training.guard import IN_A_ROW
+from imagen_video.training.watch import read_log
 
 
 def train(out: Path, *more: str, ranks: int, steps: int = 20, stop: int = 0, shards=None):
@@ -112,6 +114,29 @@ def test_sigterm_to_torchrun_saves_and_spares_the_loaders(tmp_path):
     assert run.exitcode == 1  # as torchrun ends on any signal
     assert "DataLoader worker" not in errors.read_text()
     assert facts_of(latest(tmp_path))["step"] == len(losses(tmp_path))
+
+
+def train_apart(out: str) -> None:
+    train_base(f"{out}/{os.environ['RANK']}", 2, 0, 2)
+
+
+def test_a_folder_that_not_all_processes_see_is_refused_before_the_first_step(tmp_path):
+    run = fork(train_apart, str(tmp_path), said=tmp_path / "said", ranks=2)
+    for process in run:
+        process.join(60)
+    assert all(process.exitcode for process in run)
+    assert "every process must see the same" in (tmp_path / "said.err").read_text()
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_two_processes_go_back_together_where_weights_are_spoiled(tmp_path):
+    together(train_spoiled, str(tmp_path / "run"), said=tmp_path / "said", ranks=2)
+    lines = read_log(tmp_path / "run")
+    back = [line for line in lines if "rolled_back_to" in line]
+    assert back == [{"step": 3 + IN_A_ROW, "rolled_back_to": "step-00000003"}]
+    seen = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert [step for step, loss in seen.items() if loss is None] == [*range(5, 5 + IN_A_ROW)]
+    assert facts_of(latest(tmp_path / "run"))["step"] == 7 + IN_A_ROW
 
 
 @pytest.fixture(scope="module")

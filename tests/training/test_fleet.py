@@ -39,6 +39,13 @@ def short():
 """
 
 
+def test_torchrun_would_start_every_stage_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="without torchrun"):
+        train_all(jobs_of(presets.tiny(), tmp_path, [], steps=2), ["cpu"])
+    assert not any(tmp_path.iterdir())
+
+
 def test_all_stages_train_side_by_side(tmp_path):
     (tmp_path / "short.py").write_text(SHORT)
     options = ["--preset", f"{tmp_path}/short.py:short", *OPTIONS[2:]]

@@ -11,6 +11,7 @@ from imagen_video import presets
 from imagen_video.cli import main
 from imagen_video.training import job
 from imagen_video.training.distill import DistillSpec, distill
+from imagen_video.training.guard import IN_A_ROW
 from imagen_video.training.run import RunSpec
 
 
@@ -33,6 +34,22 @@ def train_base(out: str, steps: int, stop: int, shards: int, *more: str) -> None
         words += [] if option in more else [option, value]
     sys.argv = ["imagen-video", "train", *words]
     main()
+
+
+def train_spoiled(out: str) -> None:
+    """The same on two shards, whose weights are spoiled in the step after one that is saved."""
+    step = job.Trainer.train_on
+
+    def spoiling(trainer, parts, watch):
+        if trainer.step == 3:
+            trainer.save()
+        elif trainer.step == 4:
+            trainer.saver.finish()
+            next(trainer.stage.unet.parameters()).data.fill_(torch.nan)
+        return step(trainer, parts, watch)
+
+    job.Trainer.train_on = spoiling
+    train_base(out, 4 + IN_A_ROW + 3, 0, 2)
 
 
 def distil_base(teacher: str, out: str, shards: int) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -79,9 +80,23 @@ def kind_of(name: str) -> Literal["video", "image"] | None:
     return "image" if suffix in IMAGE_SUFFIXES else None
 
 
+def files_below(folder: Path) -> list[Path]:
+    """What is below a folder, behind links to other folders too, each folder once."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()  # the same of several ways to one
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(root, name) for name in names]
+    return sorted(found)
+
+
 def of_folder(folder: Path) -> Iterator[dict[str, Any]]:
     """Every video and image below a folder, with the text of the .txt file of the same name."""
-    for path in sorted(folder.rglob("*")):
+    for path in files_below(folder):
         kind = kind_of(path.name)
         if kind is None or path.name.startswith(".") or not path.is_file():
             continue

@@ -1,5 +1,6 @@
 """Where training data comes from: names on the command line -> one source, mixed by weight."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +9,7 @@ from imagen_video.data.bad_samples import BadSamples
 from imagen_video.data.clips import Crop, Example, Position, Source
 from imagen_video.data.library import MediaSource, Part
 from imagen_video.data.order import fraction
-from imagen_video.data.rows import TABLES, Rows, of_folder, of_manifest
+from imagen_video.data.rows import TABLES, Rows, files_below, of_folder, of_manifest
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.data.tars import expanded, of_tar
 from imagen_video.video import VideoFormat
@@ -50,7 +51,9 @@ def open_source(
 
 def _weighed(name: str) -> tuple[str, float]:
     before, sign, after = name.rpartition("=")
-    if Path(name).exists():
+    # In "http://a/b.tar?expires=12" the sign is the query's own, which one behind it would follow.
+    parameter = re.split("[?&]", before)[-1] if "?" in before else "="
+    if Path(name).exists() or "=" not in parameter:
         return name, 1.0
     try:
         weight = float(after) if sign else 1.0
@@ -73,7 +76,7 @@ def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:
     if ".tar" in map(str.lower, path.suffixes) or "://" in name:
         return map(of_tar, expanded(name))
     if path.is_dir():
-        tars = sorted(found for found in path.rglob("*") if found.suffix.lower() == ".tar")
+        tars = [found for found in files_below(path) if found.suffix.lower() == ".tar"]
         return [*map(of_tar, map(str, tars)), of_folder(path)]
     if name == "stickers":
         raise ValueError("stickers are drawn when they are asked for: name a folder or the like")

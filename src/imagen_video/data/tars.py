@@ -138,9 +138,11 @@ def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _sample(file: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> Iterator[dict[str, Any]]:
-    media = next((m for suffix, m in parts.items() if kind_of(f"a.{suffix}")), None)
-    if media is None:
+    shown = [suffix for suffix in parts if kind_of(f"a.{suffix}")]
+    if not shown:
         return
+    # Of a video and its thumbnail the video, of "0.depth.png" and "0.jpg" the latter.
+    media = parts[min(shown, key=lambda s: ("." in s, kind_of(f"a.{s}") != "video"))]
     text, facts = None, {}
     if "json" in parts:
         facts = _facts(_content(file, parts["json"]))

@@ -1,6 +1,7 @@
 """The stages of a cascade trained as jobs of their own: here, in turn or side by side, or by Slurm
 (the paper trains all seven in parallel: none needs another)."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -75,7 +76,12 @@ def train_all(jobs: Sequence[Job], devices: Sequence[str]) -> None:
 
     What a job says is in train.txt in its folder. ValueError naming the stages that failed, when
     the others have ended; Ctrl-C and SIGTERM stop all of them, and the same call goes on.
+    ValueError under torchrun, whose processes would each start all of them.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "--stage all starts a process a stage: run it without torchrun, or take --slurm"
+        )
     waiting, free = list(jobs), list(devices)
     running: dict[str, tuple[subprocess.Popen, str, Job]] = {}
     bars = {job.stage: _bar(job, place) for place, job in enumerate(jobs)}

@@ -19,7 +19,7 @@ from imagen_video.data.stickers import prerender
 from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.data.stickers.source import StickerSource
 from imagen_video.distributed import Ranks, device_of, started
-from imagen_video.files import alone_in
+from imagen_video.files import LOCK, alone_in
 from imagen_video.spec import CascadeSpec, StageSpec, TextSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.text.cache import EmbeddingTable, load_keeping
@@ -89,6 +89,9 @@ def train_stage(cascade: CascadeSpec, job: JobSpec, run: RunSpec) -> int:
         started(job.device, shards=job.shards) as ranks,
         alone_in(job.out) if ranks.first else nullcontext(),
     ):
+        ranks.wait()
+        if ranks.agreed(not (job.out / LOCK).exists())[0]:
+            raise ValueError(f"every process must see the same {job.out}: it is not shared")
         return _train(cascade, job, run, ranks)
 
 
