@@ -23,10 +23,13 @@ def stage(format=FORMAT):
 def test_a_check_says_what_there_is(folder, tmp_path):
     (folder / "videos" / "1.mp4").write_bytes(b"no video")
     write_video(folder / "videos" / "2.mp4", 80, frames=1)
+    (folder / "0.txt").write_text("naked people")
+    (folder / "1.txt").write_text("people naked")
     lines = "\n".join(check([str(folder)], stage(), tmp_path / "out"))
     assert "8 samples; usable 1 videos and 5 images; unfit 1; broken 1" in lines
     assert "seconds: 1.333 to 1.333" in lines and "height: 16" in lines
-    assert "words a caption: 2 to 2" in lines and "prompt filter refuses: 0 of 6" in lines
+    assert "words a caption: 2 to 2" in lines and "prompt filter refuses: 2 of 6" in lines
+    assert "frame filter refuses: 0 of 6" in lines
     with Image.open(tmp_path / "out" / "sheet-0.png") as sheet:
         assert sheet.size[0] > 200
     assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 2

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -66,6 +67,21 @@ def until_saved(out: Path, alive: Callable[[], bool]) -> None:
     while latest(out) is None:
         assert alive()
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one(alone, tmp_path):
+    """Two agents of torchrun that meet at an address, each with a process whose local rank is 0."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meet = f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"
+    out, said = tmp_path / "run", tmp_path / "said"
+    words = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=1", meet)
+    words += (tiny_job.__file__, str(out), "20", "0", "2")
+    nodes = [node for _ in range(2) for node in fork(torchrun, *words, said=said)]
+    for node in nodes:
+        node.join(300)
+    assert [node.exitcode for node in nodes] == [0, 0], (tmp_path / "said.err").read_text()[-3000:]
+    assert losses(out) == pytest.approx(alone[0], abs=1e-4)
 
 
 def command_line(pid: str) -> bytes:
