@@ -8,7 +8,8 @@ import torch
 
 from imagen_video import presets, sampling
 from imagen_video.cascade import Cascade
-from imagen_video.sampling import SampleSpec, _pad, override
+from imagen_video.lowres import pad
+from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, TextSpec
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
@@ -77,6 +78,40 @@ def test_any_number_of_frames(tiny, wanted, stage_frames):
     assert sample.frames.shape[1] == stage_frames[1]
     if wanted == 1:
         assert not [name for name in sample.stages if name.startswith("tsr")]
+
+
+def test_a_longer_video_takes_the_network_memory_of_a_clip_and_is_that_of_one_call(
+    tiny, monkeypatch
+):
+    seen = {stage.spec.name: [] for stage in tiny.stages}
+
+    def noted(name):
+        return lambda _, args: seen[name].append(args[0].shape[1])
+
+    hooks = [s.unet.register_forward_pre_hook(noted(s.spec.name)) for s in tiny.stages]
+    windows = tiny(PROMPT, num_frames=24, until="ssr1")
+    for stage, hook in zip(tiny.stages, hooks, strict=True):
+        hook.remove()
+        if stage.spec.kind != "base" and seen[stage.spec.name]:
+            around = 2 * stage.spec.unet.temporal_reach
+            assert max(seen[stage.spec.name]) <= stage.spec.output.frames + around
+    monkeypatch.setattr(sampling, "bounded", lambda sampler, spec, frames: sampler)
+    whole = tiny(PROMPT, num_frames=24, until="ssr1")
+    assert windows.frames.shape[1] == 24 and windows.stages.keys() == whole.stages.keys()
+    for name, video in whole.stages.items():
+        assert (windows.stages[name].int() - video.int()).abs().max() <= 1, name
+
+
+def test_a_stream_takes_gradients_from_nobody_but_itself(tiny):
+    without = []
+    hook = tiny.stages[0].unet.register_forward_pre_hook(
+        lambda *_: without.append(torch.is_inference_mode_enabled())
+    )
+    streams = [tiny.stream([PROMPT], SampleSpec(until="base")) for _ in range(2)]
+    for _ in zip(*streams, strict=True):  # one begins before, and ends after, the other does
+        assert not torch.is_inference_mode_enabled()
+    hook.remove()
+    assert without and all(without) and not torch.is_inference_mode_enabled()
 
 
 def test_previews_show_every_step(tiny):
@@ -160,12 +195,12 @@ def test_a_call_keeps_what_it_does_not_change_of_guidance():
 def test_padding_repeats_the_edge_and_leaves_legal_sizes_alone(tiny):
     stage = tiny.stages[-1]
     video = torch.arange(7 * 9, dtype=torch.uint8).reshape(1, 1, 7, 9).expand(1, 3, 7, 9)
-    padded, box = _pad(video, stage)
+    padded, box = pad(video, stage.spec)
     assert box == (14, 18)
     assert torch.equal(padded[..., :7, :9], video)
     assert (padded[..., 7:, :9] == video[..., -1:, :]).all()
     assert all(side * 2 % stage.spec.unet.multiple == 0 for side in padded.shape[-2:])
-    assert torch.equal(_pad(padded, stage)[0], padded)
+    assert torch.equal(pad(padded, stage.spec)[0], padded)
 
 
 @pytest.mark.parametrize(

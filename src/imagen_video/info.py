@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imagen_video.diffusion.guidance import guidance_weights
 from imagen_video.spec import CascadeSpec, StageSpec
-from imagen_video.stage import build_unet, sampling_schedule
+from imagen_video.stage import build_unet, by_window, sampling_schedule
 from imagen_video.unet.inputs import Conditioning
 from imagen_video.unet.unet import VideoUNet
 from imagen_video.weights import working_dtype
@@ -129,14 +129,17 @@ def _row(spec: StageSpec, rate: float, tokens: int) -> Row:
 
 def _activations(spec: StageSpec, guided: bool) -> int:
     """Videos in float32 (z, v and the next z, the latter two of a window at a time where the stage
-    has windows), feature maps of the finest level, and the finished video in 8 bits."""
-    frames = seen = spec.output.frames
+    has windows; of one step z is a window's too, joined of two), feature maps of the finest level,
+    and the finished video in 8 bits."""
+    frames = held = seen = spec.output.frames
     if spec.sampler.window:
         seen = min(seen, spec.sampler.window + 2 * spec.unet.temporal_reach)
+        once = spec.sampler.num_steps == 1 and by_window(spec.sampler, frames=frames)
+        held = 3 * seen if once else frames
     pixels = spec.output.height * spec.output.width
     features = MAPS * spec.unet.widths[0] * pixels // spec.unet.patch**2
     features *= seen * (2 if guided else 1)
-    videos = 3 * FLOAT * pixels * (frames + 2 * seen) + 3 * pixels * frames
+    videos = 3 * FLOAT * pixels * (held + 2 * seen) + 3 * pixels * frames
     return videos + working_dtype().itemsize * features
 
 

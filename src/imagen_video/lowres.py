@@ -1,12 +1,13 @@
 """The one author of super-resolution conditioning, for training and for sampling (section 6)."""
 
 import torch
+import torch.nn.functional as F
 
 from imagen_video.diffusion.schedule import CosineSchedule, alpha_sigma, expand
 from imagen_video.motion import between
-from imagen_video.shapes import Bool, Float
+from imagen_video.shapes import Bool, Float, UInt8
 from imagen_video.spec import StageSpec
-from imagen_video.video import PerClip, Video, resize
+from imagen_video.video import Frames, PerClip, Video, resize
 
 # lambda' of training is lambda(u') on the unshifted schedule.
 AUGMENTATION = CosineSchedule()
@@ -21,6 +22,18 @@ def low_from_truth(high: Video, spec: StageSpec) -> Low:
         return high[:, :: spec.time_factor]
     factor = spec.space_factor
     return resize(high, high.shape[-2] // factor, high.shape[-1] // factor)
+
+
+def pad(
+    video: Frames, spec: StageSpec
+) -> tuple[UInt8[torch.Tensor, "f c padded_h padded_w"], tuple[int, int]]:
+    """Repeat the edges up to the next size that the stage's network takes; and the height and width
+    to which its answer is cropped."""
+    step = max(1, spec.unet.multiple // spec.space_factor)
+    height, width = video.shape[-2:]
+    padding = (0, -width % step, 0, -height % step)
+    padded = F.pad(video.float(), padding, mode="replicate").to(torch.uint8)
+    return padded, (height * spec.space_factor, width * spec.space_factor)
 
 
 def level_at(u: PerClip, spec: StageSpec) -> PerClip:

@@ -3,21 +3,21 @@
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from imagen_video.diffusion.guidance import guidance_weights
 from imagen_video.diffusion.sampler import Noise, SamplerState
 from imagen_video.files import replacing
+from imagen_video.lowres import pad
 from imagen_video.memory import return_freed_memory
 from imagen_video.shapes import UInt8
-from imagen_video.spec import SamplerSpec
+from imagen_video.spec import SamplerSpec, StageSpec
 from imagen_video.stage import Stage, sampling_schedule
 from imagen_video.text.encoder import TextEmbedding
 from imagen_video.unet.inputs import Conditioning
@@ -125,10 +125,25 @@ def _frames_out(stages: list[Stage], wanted: int | None, before: int | None) -> 
 
 
 def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[Progress]:
-    """One stage for one prompt, to `frames` frames; the last Progress carries the video."""
+    """One stage for one prompt, to `frames` frames; the last Progress carries the video.
+
+    In inference mode while a step is made, not where it is looked at.
+    """
+    with closing(_steps_of(stage, run, low, frames)) as steps:
+        while True:
+            with torch.inference_mode():
+                progress = next(steps, None)
+            if progress is None:
+                return
+            yield progress
+
+
+def _steps_of(
+    stage: Stage, run: Run, low: Low | None, frames: int
+) -> Generator[Progress, None, None]:
     return_freed_memory()
     spec, noise = stage.spec, Noise(run.wanted.seed)
-    sampler = override(spec.sampler, run.wanted)
+    sampler = bounded(override(spec.sampler, run.wanted), spec, frames)
     small, fps = None, spec.output.fps
     height, width = spec.output.size
     if low is not None:
@@ -142,26 +157,33 @@ def run_stage(stage: Stage, run: Run, low: Low | None, frames: int) -> Iterator[
 
     takes_negative = sampler.guidance.on and spec.unet.takes_negative
     negative = len(run.text.tokens) > 1 and takes_negative
-    with torch.inference_mode():
-        steps = stage.sample_steps(
-            conditioning(0),
-            (1, frames, 3, height, width),
-            noise,
-            sampler=sampler,
-            negative=conditioning(1) if negative else None,
-            sample=run.sample,
-        )
-        small = None  # conditioning has it, at another level of noise
-        whole = torch.empty(frames, 3, height, width, dtype=torch.uint8)
-        for state in steps:
-            part, parts = state.part
-            step, num_steps = state.step * parts + part, state.num_steps * parts
-            progress = Progress(run.prompt, spec.name, step, num_steps, fps, state)
-            if state.step + 1 == state.num_steps:
-                whole[state.frames] = _frames_of(state)
-            if step + 1 == num_steps:
-                progress.video = whole
-            yield progress
+    steps = stage.sample_steps(
+        conditioning(0),
+        (1, frames, 3, height, width),
+        noise,
+        sampler=sampler,
+        negative=conditioning(1) if negative else None,
+        sample=run.sample,
+    )
+    small = None  # conditioning has it, at another level of noise
+    whole = torch.empty(frames, 3, height, width, dtype=torch.uint8)
+    for state in steps:
+        part, parts = state.part
+        step, num_steps = state.step * parts + part, state.num_steps * parts
+        progress = Progress(run.prompt, spec.name, step, num_steps, fps, state)
+        if state.step + 1 == state.num_steps:
+            whole[state.frames] = _frames_of(state)
+        if step + 1 == num_steps:
+            progress.video = whole
+        yield progress
+
+
+def bounded(sampler: SamplerSpec, spec: StageSpec, frames: int) -> SamplerSpec:
+    """Longer videos than a stage's own in windows of as many frames, where its layers look only so
+    far: in the memory of one of them, and equal to one call."""
+    if sampler.window is None and frames > spec.output.frames and spec.unet.temporal == "conv":
+        return replace(sampler, window=spec.output.frames)
+    return sampler
 
 
 def run_in_parts(stage: Stage, run: Run, low: Low) -> Iterator[Progress]:
@@ -172,7 +194,7 @@ def run_in_parts(stage: Stage, run: Run, low: Low) -> Iterator[Progress]:
     reaches, and has noise of its own. Memory is bounded beside the result in 8 bits.
     """
     spec = stage.spec
-    padded, (height, width) = _pad(low.frames, stage)
+    padded, (height, width) = pad(low.frames, stage.spec)
     values = 3 * padded.shape[-2] * padded.shape[-1] * spec.space_factor**2 * spec.time_factor
     length = max(1, PART // values)
     starts = range(0, len(padded), length)
@@ -273,15 +295,3 @@ def _frames_of(state: SamplerState) -> Frames:
         part = slice(start, start + CHUNK)
         frames[part] = to_uint8(state.x_of(part)[0])
     return frames
-
-
-def _pad(
-    video: Frames, stage: Stage
-) -> tuple[UInt8[torch.Tensor, "f c padded_h padded_w"], tuple[int, int]]:
-    """Repeat the edges up to the next legal size; the box is what the result is cropped to."""
-    spec = stage.spec
-    step = max(1, spec.unet.multiple // spec.space_factor)
-    height, width = video.shape[-2:]
-    padding = (0, -width % step, 0, -height % step)
-    padded = F.pad(video.float(), padding, mode="replicate").to(torch.uint8)
-    return padded, (height * spec.space_factor, width * spec.space_factor)

@@ -188,7 +188,7 @@ class Stage:
             drawn = noise(shape, stage=self.spec.name, step=step, sample=sample)
             return drawn.to(self.device)
 
-        if _by_window(sampler, frames=shape[1]):
+        if by_window(sampler, frames=shape[1]):
             windows = self._run_in_windows(cond, shape[1], sampler, negative)
             start = noise.in_turn(shape, stage=self.spec.name, step=0, sample=sample)
             yield from denoise_windows(windows, schedule, lambda n: start(n).to(self.device))
@@ -274,7 +274,7 @@ def within(seen: slice, kept: slice) -> slice:
     return slice(kept.start - seen.start, kept.stop - seen.start)
 
 
-def _by_window(sampler: SamplerSpec, *, frames: int) -> bool:
+def by_window(sampler: SamplerSpec, *, frames: int) -> bool:
     """Whether each window of a step can be moved before the next is looked at."""
     by_clip = sampler.threshold == "dynamic" and sampler.guidance.on
     several = sampler.window is not None and sampler.window < frames

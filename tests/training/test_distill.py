@@ -23,7 +23,7 @@ from imagen_video.training.distill import DistillSpec
 from imagen_video.training.export import export_cascade
 from imagen_video.training.lora import Lora
 from imagen_video.training.student import Lesson
-from imagen_video.weights import load_stage, plain_spec
+from imagen_video.weights import load_stage, plain_spec, save_stage
 
 
 def test_a_student_samples_in_one_call_a_step_told_its_weight(base):
@@ -92,6 +92,25 @@ def test_a_network_that_has_learned_guidance_is_counted_once_a_step(tiny, taught
     assert (twice.calls, once.calls) == (2 * twice.steps, once.steps)
 
 
+def test_a_stage_is_distilled_on_what_the_one_before_makes(tiny, tmp_path, inside):
+    tiny.save_pretrained(tmp_path / "teacher", dtype=torch.float32)
+    before, out = tmp_path / "teacher" / "tsr1", tmp_path / "out"
+    words = ["distill", "--teacher", tmp_path / "teacher", "--stage", "ssr1", "--out", out]
+    words += "--updates 2 --workers 0 --threads 1".split()
+    refused = inside(*words, "--rounds", 1, "--previous", tmp_path / "teacher" / "base")
+    assert refused.returncode == 2 and "the stage before it" in refused.stderr
+    words += ["--previous", before, "--direct", "--rounds", 1]
+    done = imagen_video(*words)  # the round that was refused had begun nothing
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (out / "1-1-steps" / "compared.png").is_file()
+    assert load_stage(out / "1-1-steps").spec.sampler.num_steps == 1
+    stage = load_stage(before)
+    next(stage.unet.parameters()).data.add_(1)
+    save_stage(stage, before, dtype=torch.float32)
+    other = inside(*words)
+    assert other.returncode == 2 and "holds another round" in other.stderr
+
+
 def test_lessons_that_a_teacher_cannot_give(base):
     with pytest.raises(ValueError, match="sampled without it"):
         Lesson().spec(sampled(base, GuidanceSpec()).spec, base.spec.train)
@@ -104,8 +123,12 @@ def test_lessons_that_a_teacher_cannot_give(base):
     nowhere = sampled(base, GuidanceSpec(weight=3.0, interval=(-21.0, -20.5)))
     with pytest.raises(ValueError, match=r"none of its .* steps lies within"):
         Lesson(side=8).spec(nowhere.spec, base.spec.train)
-    with pytest.raises(ValueError, match="guidance 3: let --weights end there or above, got 2"):
-        DistillSpec(guidance_only=True, weights=(0.0, 2.0)).lessons(base.spec)
+    for weights in ((0.0, 2.0), (5.0, 9.0)):
+        with pytest.raises(ValueError, match="guidance 3: let --weights begin and end around that"):
+            DistillSpec(guidance_only=True, weights=weights).lessons(base.spec)
+    again = GuidanceSpec(weight=3.0, low=1.0, constant_steps=1)
+    with pytest.raises(ValueError, match="guidance 1: let --weights begin and end around that"):
+        DistillSpec(guidance_only=True, weights=(2.0, 9.0)).lessons(sampled(base, again).spec)
     with pytest.raises(ValueError, match="--side is of the network that --guidance-only trains"):
         DistillSpec(side=8).lessons(base.spec)
     with pytest.raises(ValueError, match="give no steps"):

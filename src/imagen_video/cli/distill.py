@@ -47,19 +47,25 @@ class Distill:
     weighting: Literal["v", "eps", "x", "snr_trunc", "min_snr", "sigmoid"] | None = None
     """Of the loss, unbounded, such as the papers' snr_trunc and v (default: as in training)."""
     data: tuple[str, ...] = ("stickers",)
-    """As of train."""
+    """As of train, like what has no words of its own."""
     minutes: float | None = None
     """Stop early after so long."""
     captions: Path | None = None
+    cropping: Literal["random", "centre"] = "random"
+    max_bad: float = 0.05
     seed: int = 0
     device: str = "cpu"
     threads: int | None = None
     workers: int = 1
     shards: int = 1
     accumulate: int = 1
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    recompute: bool = False
+    compiled: bool = False
     log_every: int = 20
     save_minutes: float = 5.0
     sheet_minutes: float = 15.0
+    keep: int = 2
 
 
 def run_distill(options: Distill) -> None:

@@ -232,9 +232,9 @@ def denoise_windows(
         return
     z, start = draw(0), 0
     for i, window in enumerate(windows):
-        fresh = draw(window.seen.stop - start - z.shape[1])
-        z = torch.cat([z[:, window.seen.start - start :], fresh], 1)
-        start = window.seen.start
+        missing = window.seen.stop - start - z.shape[1]
+        z = z[:, window.seen.start - start :].clone()  # what was before it is freed first
+        z, start = torch.cat([z, draw(missing)], 1), window.seen.start
         now = window.denoisers[0](z, _per_clip(schedule(step_times(1))[0], z))
         state = SamplerState(0, 1, now, window.kept, (i, len(windows)))
         yield state

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from imagen_video.cascade import Cascade
+from imagen_video.diffusion.guidance import guidance_weights
 from imagen_video.distributed import Ranks, started
 from imagen_video.evaluation.asked import (
     EvaluationSpec,
@@ -51,6 +52,7 @@ from imagen_video.metrics.features import digest_of
 from imagen_video.metrics.frechet import Moments, Target
 from imagen_video.sampling import SampleSpec, override
 from imagen_video.spec import GuidanceSpec, SamplerSpec, StageSpec
+from imagen_video.stage import sampling_schedule
 from imagen_video.video import Frames
 
 Move = Literal["ddim", "ancestral", "stochastic", "dpmpp_2m"]
@@ -105,23 +107,21 @@ def samplers(stage: StageSpec, spec: SweepSpec) -> Iterator[tuple[str, str, Samp
         spec.shifts or (own.logsnr_shift,),
         levels,
     ):
-        curve = f"{move}, {steps} steps"
-        if spec.shifts:
-            curve += f", shift {shift:g}"
+        curve = f"{move}, {steps} steps" + (f", shift {shift:g}" if spec.shifts else "")
         if level is not None:
             curve += f", aug SNR {math.exp(level):.3g}"
         for text in spec.guidance or ("",):
             # The constant part of the stage's own guidance keeps its share of the steps.
             sampler = override(own, SampleSpec(steps=steps))
-            guidance = sampler.guidance
-            guidance = guidance_of(text, guidance.interval) if text else guidance
+            guidance = guidance_of(text, sampler.guidance.interval) if text else sampler.guidance
             if text and guidance.low is not None and guidance.constant_steps >= steps:
                 raise ValueError(
                     f"guidance {text!r} is constant for all of {steps} steps: let fewer of them be"
                 )
             changed = {"move": move, "logsnr_shift": shift, "aug_logsnr": level}
             sampler = replace(sampler, guidance=guidance, **changed)
-            stage.refuse_unlearned([guidance.weight])
+            schedule = sampling_schedule(stage, sampler)
+            stage.refuse_unlearned(guidance_weights(guidance, steps, schedule))
             kind = "" if guidance.low is None else ", oscillating"
             if guidance.interval:
                 kind += ", within {:g} and {:g}".format(*guidance.interval)

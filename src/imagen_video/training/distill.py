@@ -91,22 +91,24 @@ class DistillSpec:
             raise ValueError(
                 "--guidance-only has no rounds: give no --rounds, --direct, --stochastic"
             )
-        asked = teacher.sampler.guidance.weight
-        if asked > self.weights[1]:
-            raise ValueError(
-                f"stage {teacher.name!r} is sampled with guidance {asked:g}: let --weights end "
-                f"there or above, got {self.weights[1]:g}"
-            )
+        guidance = teacher.sampler.guidance
+        # Where there is no weight the network beside is not asked.
+        self._refuse(teacher, [weight for weight in (guidance.weight, guidance.low) if weight])
         return Lesson(weights=self.weights, side=SIDE if self.side is None else self.side)
 
     def _refuse_other_weights(self, teacher: StageSpec) -> None:
         """ValueError where sampling asks for a weight that is not learned, before it is trained."""
-        guidance, (least, most) = teacher.sampler.guidance, self.weights
+        guidance = teacher.sampler.guidance
         others = [w for w in (guidance.low, 0.0 if guidance.interval else None) if w is not None]
         if teacher.unet.guided:
             teacher.refuse_unlearned(others)
         # A round of guidance alone leaves what varies over the steps to the student.
-        asked = [guidance.weight, *([] if self.direct or teacher.unet.guided else others)]
+        self._refuse(
+            teacher, [guidance.weight, *([] if self.direct or teacher.unet.guided else others)]
+        )
+
+    def _refuse(self, teacher: StageSpec, asked: Sequence[float]) -> None:
+        least, most = self.weights
         strange = [f"{weight:g}" for weight in asked if not least <= weight <= most]
         if strange:
             raise ValueError(
@@ -187,7 +189,7 @@ def _claim(folder: Path, lesson: Lesson, teacher: Path, job: JobSpec, *, first: 
     facts = {"lesson": asdict(lesson), "teacher": str(teacher.resolve())}
     facts["weights"] = digest(teacher)  # in no checkpoint, and read again when a run goes on
     if job.previous is not None:
-        facts["previous"] = str(job.previous.resolve())
+        facts |= {"previous": str(job.previous.resolve()), "shown": digest(job.previous)}
     if first and job.init_from is not None:
         facts["init_from"] = str(job.init_from.resolve())
     text = json.dumps(facts, indent=1) + "\n"
@@ -207,8 +209,8 @@ def _first() -> bool:
 
 def _refuse_others(out: Path, rounds: Sequence[str]) -> None:
     """ValueError where `out` holds rounds that are none of these: its cascade is of the last."""
-    others = {path.parent.name for path in out.glob(f"*/{ROUND}")} - set(rounds)
-    if others:
+    begun = {path.parent.name for path in out.glob(f"*/{ROUND}") if latest(path.parent)}
+    if others := begun - set(rounds):
         raise ValueError(
             f"{out} holds {', '.join(sorted(others))}, none of the rounds {', '.join(rounds)}: "
             "give another --out"
