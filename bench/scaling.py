@@ -24,6 +24,7 @@ from common import machine, stopwatch, table, write_json
 from imagen_video import presets
 from imagen_video.diffusion.sampler import Noise
 from imagen_video.memory import keep_freed_memory
+from imagen_video.sampling import bounded
 from imagen_video.spec import StageSpec
 from imagen_video.stage import Stage, build_unet
 from imagen_video.video import VideoFormat
@@ -54,7 +55,8 @@ def resized(spec: StageSpec, frames: int, scale: float) -> StageSpec:
     if low is not None:
         size = height // spec.space_factor, width // spec.space_factor
         low = VideoFormat(frames // spec.time_factor, *size, low.fps)
-    return replace(spec, input=low, output=high, train=replace(spec.train, crop=None))
+    sampler, train = bounded(spec.sampler, spec, frames), replace(spec.train, crop=None)
+    return replace(spec, input=low, output=high, sampler=sampler, train=train)
 
 
 def measure(spec: StageSpec) -> Point:
