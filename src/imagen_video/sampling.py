@@ -26,7 +26,7 @@ from imagen_video.video import Frames, VideoWriter, to_float, to_uint8
 # Frames turned to 8 bits at a time: a copy of the last stage's whole clip would be 1.5 GB.
 CHUNK = 4
 # Values of a video sampled at once by `run_in_parts`, more than a 128x768x1280 clip has: a float32
-# tensor of this size is 2 GiB (of a stage without windows there are three).
+# tensor of this size is 2 GiB, which a run of several steps holds once.
 PART = 2**29
 
 Writer = Callable[..., AbstractContextManager[VideoWriter]]
