@@ -112,7 +112,7 @@ def _told(stream: Any) -> float:
     """The seconds that Matroska has of a stream by a tag, "00:00:06.0400"; 0 if it does not say."""
     tags = (text for name, text in stream.metadata.items() if name.startswith("DURATION"))
     match = re.fullmatch(r"(\d+):(\d+):([\d.]+)\0*", next(tags, ""))
-    hours, minutes, seconds = map(float, match.groups()) if match else (0, 0, 0)
+    hours, minutes, seconds = map(float, match.groups() if match else "000")
     return 3600 * hours + 60 * minutes + seconds
 
 

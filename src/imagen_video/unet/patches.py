@@ -27,11 +27,13 @@ def unfold(x: Float[Tensor, "bf cpp h w"], patch: int, clips: int) -> Float[Tens
 
 
 def in_runs(x: Tensor, run: int) -> Tensor:
-    """The last axis with every `run` numbers as one or a few wide ones, whose copies take a third
-    of the time; as it is where a gradient passes, which knows no such view."""
-    size = run * x.element_size()
-    fits = [wide for wide in WIDE if size % wide.itemsize == 0 and wide.itemsize > x.element_size()]
-    return seen_as(x.contiguous(), fits[0]) if fits and not x.requires_grad else x
+    """The last axis with every `run` numbers as one or a few wide ones, whose copies take a CPU a
+    third of the time; as it is where a gradient passes, which knows no such view."""
+    size = x.element_size()
+    fits = [wide for wide in WIDE if run * size % wide.itemsize == 0 and wide.itemsize > size]
+    if x.requires_grad or x.device.type != "cpu" or not fits:
+        return x
+    return seen_as(x.contiguous(), fits[0])
 
 
 def seen_as(x: Tensor, dtype: torch.dtype) -> Tensor:
