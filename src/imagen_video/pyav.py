@@ -1,5 +1,6 @@
 """What PyAV must be told so that colours, orientation and errors come out right."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
@@ -90,3 +91,11 @@ def opened(
             yield container, stream
     except FFmpegError as error:
         raise ValueError(f"cannot read {name!r} as a video: {error.strerror}") from error
+
+
+def told_seconds(stream: Any) -> float:
+    """The seconds that Matroska has of a stream by a tag, "00:00:06.0400"; 0 if it does not say."""
+    tags = (text for name, text in stream.metadata.items() if name.startswith("DURATION"))
+    match = re.fullmatch(r"(\d+):(\d+):([\d.]+)\0*", next(tags, ""))
+    hours, minutes, seconds = map(float, match.groups() if match else "000")
+    return 3600 * hours + 60 * minutes + seconds

@@ -8,6 +8,7 @@ from shades import FORMAT, WHOLE
 
 from imagen_video.data.library import MediaSource
 from imagen_video.data.rows import Rows, of_manifest
+from imagen_video.data.sources import rows_of
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
@@ -72,3 +73,16 @@ def test_a_broken_csv_loses_no_row_in_silence(tmp_path, content, error):
 def test_a_mark_of_byte_order_is_no_text(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"path": "a.mp4", "text": "b"}', encoding="utf-8-sig")
     assert [row.text for row in Rows([of_manifest(tmp_path / "a.jsonl")])] == ["b"]
+
+
+def test_folders_behind_links_are_read_each_once(folder, tmp_path):
+    """A link back up makes no circle."""
+    apart = tmp_path / "apart"
+    (folder / "videos").rename(apart)
+    before = [row.text for row in rows_of(str(folder))]
+    (folder / "videos").symlink_to(apart)
+    (folder / "videos too").symlink_to(apart)
+    (apart / "up").symlink_to(folder)
+    found = [row.text for row in rows_of(str(folder))]
+    videos = [text for text in found if text not in before]
+    assert len(videos) == len(set(videos)) > 1 and len(found) == len(before) + len(videos)

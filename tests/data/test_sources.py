@@ -141,19 +141,6 @@ def test_the_query_of_a_url_is_no_weight():
     assert _weighed("s3://store/a-{0..9}.tar=3") == ("s3://store/a-{0..9}.tar", 3.0)
 
 
-def test_folders_behind_links_are_read_each_once(folder, tmp_path, bad):
-    """A link back up makes no circle."""
-    apart = tmp_path / "apart"
-    (folder / "videos").rename(apart)
-    before = [row.text for row in rows_of(str(folder))]
-    (folder / "videos").symlink_to(apart)
-    (folder / "videos too").symlink_to(apart)
-    (apart / "up").symlink_to(folder)
-    found = [row.text for row in rows_of(str(folder))]
-    videos = [text for text in found if text not in before]
-    assert len(videos) == len(set(videos)) > 1 and len(found) == len(before) + len(videos)
-
-
 def test_sources_take_turns_by_weight(folder, bad):
     mixed = open_source([f"{folder}=3", "stickers=1"], seed=0, bad=bad)
     clips = [mixed.clip(i, FORMAT, WHOLE).caption for i in range(200)]

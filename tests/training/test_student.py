@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from forked import imagen_video  # pyright: ignore
 from students import OSCILLATING, ROWS, given, learned, lesson_of, sampled  # pyright: ignore
 
 from imagen_video.diffusion.denoised import Denoised
@@ -21,6 +22,7 @@ from imagen_video.stage import Stage
 from imagen_video.training.ema import trained
 from imagen_video.training.student import Lesson, Student, finished_by
 from imagen_video.unet.inputs import Conditioning
+from imagen_video.weights import load_stage, save_stage
 
 
 def test_told_no_weight_a_student_that_is_its_teacher_has_nothing_to_learn(base):
@@ -225,3 +227,22 @@ def test_what_varies_over_the_teachers_steps_is_absorbed(base, guidance, shift):
         assert level == pytest.approx(levels[nearest], abs=1e-2)
         assert weight == wanted[nearest]
     assert len({round(level, 1) for level in told}) == 2 * steps
+
+
+def test_a_stage_is_distilled_on_what_the_one_before_makes(tiny, tmp_path, inside):
+    tiny.save_pretrained(tmp_path / "teacher", dtype=torch.float32)
+    before, out = tmp_path / "teacher" / "tsr1", tmp_path / "out"
+    words = ["distill", "--teacher", tmp_path / "teacher", "--stage", "ssr1", "--out", out]
+    words += "--updates 2 --workers 0 --threads 1".split()
+    refused = inside(*words, "--rounds", 1, "--previous", tmp_path / "teacher" / "base")
+    assert refused.returncode == 2 and "the stage before it" in refused.stderr
+    words += ["--previous", before, "--direct", "--rounds", 1]
+    done = imagen_video(*words)  # the round that was refused had begun nothing
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (out / "1-1-steps" / "compared.png").is_file()
+    assert load_stage(out / "1-1-steps").spec.sampler.num_steps == 1
+    stage = load_stage(before)
+    next(stage.unet.parameters()).data.add_(1)
+    save_stage(stage, before, dtype=torch.float32)
+    other = inside(*words)
+    assert other.returncode == 2 and "holds another round" in other.stderr

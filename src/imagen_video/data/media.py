@@ -5,7 +5,6 @@ at most SLOWEST times; a frame that is too small is enlarged, at most LARGEST ti
 more, or has fewer frames a second than the stage, does not fit: it would teach stutter and blur.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,21 +98,13 @@ def video_facts(media: Media) -> VideoFacts:
         height, width = stream.codec_context.height, stream.codec_context.width
         if stream.duration and stream.time_base:
             seconds = float(stream.duration * stream.time_base)
-        elif told := _told(stream):
+        elif told := pyav.told_seconds(stream):
             seconds = told
         elif container.duration:  # of the longest stream: sound, too
             seconds = container.duration / 1e6
         else:  # some streams were never finished: count their packets
             seconds = sum(packet.size > 0 for packet in container.demux(stream)) / fps
     return VideoFacts(seconds, fps, height, width, aspect)
-
-
-def _told(stream: Any) -> float:
-    """The seconds that Matroska has of a stream by a tag, "00:00:06.0400"; 0 if it does not say."""
-    tags = (text for name, text in stream.metadata.items() if name.startswith("DURATION"))
-    match = re.fullmatch(r"(\d+):(\d+):([\d.]+)\0*", next(tags, ""))
-    hours, minutes, seconds = map(float, match.groups() if match else "000")
-    return 3600 * hours + 60 * minutes + seconds
 
 
 def slowing(seconds: float, fps: float, wanted: VideoFormat) -> float:
