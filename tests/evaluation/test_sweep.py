@@ -64,6 +64,15 @@ def test_a_weight_alone_keeps_to_where_the_stage_is_guided():
     assert found == [(-10.0, 0.0), (-10.0, 0.0), (-21.0, 21.0)]
 
 
+def test_no_weight_of_a_sweep_is_one_that_was_not_learned():
+    base = presets.tiny().stages[0]
+    learned = replace(base, unet=replace(base.unet, guided=(2.0, 9.0)))
+    learned = replace(learned, sampler=replace(base.sampler, guidance=GuidanceSpec(weight=3.0)))
+    for guidance in ("12", "5/1:2"):
+        with pytest.raises(ValueError, match="has learned guidance weights 2 to 9, got 1"):
+            list(samplers(learned, SweepSpec(stage="base", guidance=(guidance,), steps=(8,))))
+
+
 def test_a_base_has_no_augmentation():
     with pytest.raises(ValueError, match="starts from noise"):
         list(samplers(presets.tiny().stages[0], SweepSpec(stage="base", aug_snr=(3.0,))))
