@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tiny_t5 import SENTENCES, build_tiny_t5
 
 from imagen_video import presets
 from imagen_video.spec import TextSpec
 from imagen_video.text import cache as cache_module
 from imagen_video.text.cache import CachedEncoder, EmbeddingTable
-from imagen_video.text.encoder import T5Encoder
+from imagen_video.text.encoder import T5Encoder, load_encoder
 from imagen_video.training.job import JobSpec, encoder_of, train_stage
 from imagen_video.training.run import RunSpec
 
@@ -164,3 +165,19 @@ def test_a_table_of_another_encoder_is_refused_before_training(t5, tmp_path):
     with pytest.raises(ValueError, match="the networks read minilm of 64"):
         encoder_of(TextSpec(dim=16, length=64), RunSpec(captions=table), torch.device("cpu"))
     assert encoder_of(replace(text, length=64), RunSpec(captions=table), torch.device("cpu"))
+
+
+def test_a_caption_that_is_missing_is_told_before_training(tmp_path):
+    """Even if it would not come for a long time."""
+    Image.new("RGB", (40, 24)).save(tmp_path / "still.png")
+    rows = ["still.png,known"] * 300 + ["still.png,unknown"]
+    (tmp_path / "stills.csv").write_text("\n".join(["path,text", *rows]))
+    base, *others = presets.tiny().stages
+    stills = replace(base, train=replace(base.train, clips=0, image_packs=1))
+    cascade = replace(presets.tiny(), stages=(stills, *others))
+    EmbeddingTable.write(load_encoder(cascade.text), ["", "known"], tmp_path / "captions")
+    data = (f"{tmp_path}/stills.csv=2",)
+    job = JobSpec(stage="base", out=tmp_path / "out", data=data, steps=1)
+    with pytest.raises(ValueError, match=r"2 captions does not hold 'unknown': add it with"):
+        train_stage(cascade, job, RunSpec(captions=tmp_path / "captions", workers=0))
+    assert not list((tmp_path / "out").glob("[!.]*"))

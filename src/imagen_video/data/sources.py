@@ -1,7 +1,7 @@
 """Where training data comes from: names on the command line -> one source, mixed by weight."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,13 @@ def rows_of(name: str) -> Rows:
     """What a folder, a manifest or tars hold, with a weight or without; ValueError if the name is
     nothing of these."""
     return Rows(_blocks(_weighed(name)[0]))
+
+
+def captions_in(names: Iterable[str]) -> Iterator[str]:
+    """What the samples of files say, where they say something; those of stickers have no end."""
+    for name in names:
+        if _weighed(name)[0] != "stickers":
+            yield from (row.caption for row in rows_of(name) if row.caption)
 
 
 def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:

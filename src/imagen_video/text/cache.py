@@ -150,14 +150,18 @@ class EmbeddingTable:
         name, length = encoders.pop()
         return cls(name, length, rows)
 
-    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
-        """Look captions up; ValueError naming the first one that is not in the table."""
-        for text in checked(prompts):
+    def check(self, captions: Iterable[str]) -> None:
+        """ValueError naming the first caption that is not in the table."""
+        for text in captions:
             if text not in self._rows:
                 raise ValueError(
-                    f"the table of {len(self._rows)} captions does not hold {text!r}; "
-                    "build it again with this caption, or install the text encoder"
+                    f"the table of {len(self._rows)} captions does not hold {text!r}: add it with "
+                    "`imagen-video data embed` (stickers: `data carry`), or let the encoder run"
                 )
+
+    def __call__(self, prompts: Sequence[str]) -> TextEmbedding:
+        """Look captions up; ValueError naming the first one that is not in the table."""
+        self.check(checked(prompts))
         return TextEmbedding.pad([self._rows[text] for text in prompts], self.length)
 
 

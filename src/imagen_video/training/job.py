@@ -14,7 +14,7 @@ from imagen_video.data.bad_samples import BAD_SAMPLES, BadSamples
 from imagen_video.data.clips import Source
 from imagen_video.data.library import Part
 from imagen_video.data.mix import Mix, read_apart, surviving
-from imagen_video.data.sources import open_source, rows_of
+from imagen_video.data.sources import captions_in, open_source, rows_of
 from imagen_video.data.stickers import prerender
 from imagen_video.data.stickers.evaluation import eval_prompts
 from imagen_video.data.stickers.source import StickerSource
@@ -106,6 +106,8 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
     data = _data(spec, job, run, ranks, encoder)
     fresh = latest(job.out) is None
     if ranks.first:
+        if isinstance(encoder, EmbeddingTable):  # rather now than amid the run
+            encoder.check(captions_in(job.data))
         stage = _stage(spec, job, run, data, fresh=fresh)
     else:  # `spread` sends the weights
         stage = Stage(spec, build_unet(spec, device="meta"))
