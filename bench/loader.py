@@ -2,8 +2,9 @@
 
     .venv/bin/python bench/loader.py                # 10,000 clips; minutes on one core
 
-Videos of 6 s are written first, folder and tars; one worker decodes clips of the tiny base from
-both, with images and a broken file among them. Prints clips a second and the worker's memory.
+Videos of 6 s are written first, folder and tars, as many files in each as each is asked for clips;
+one worker decodes clips of the tiny base from both, with images and a broken file among them.
+Prints clips a second and the worker's memory.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from imagen_video.pictures import write_png
 from imagen_video.video import VideoWriter
 
 SIZE = (72, 120)
+DIFFERENT = 12
 
 
 def main() -> None:
@@ -33,8 +35,8 @@ def main() -> None:
     options.add_argument("--clips", type=int, default=10_000)
     clips = options.parse_args().clips
     with tempfile.TemporaryDirectory() as folder:
-        media = write_media(Path(folder) / "media")
-        pack(Rows([of_folder(media)]), Path(folder) / "tars", bytes_a_tar=2**20)
+        media = write_media(Path(folder) / "media", files=clips // 2)
+        pack(Rows([of_folder(media)]), Path(folder) / "tars", bytes_a_tar=2**24)
         bad = BadSamples(Path(folder) / "bad_samples.jsonl", limit=0.5)
         source = open_source([f"{media}=1", f"{folder}/tars=1"], seed=0, bad=bad)
         print(json.dumps({"machine": machine(), **measure(source, clips)}, indent=2))
@@ -64,15 +66,20 @@ def worker_memory() -> dict[str, float]:
     return {name.rstrip(":"): int(kib) / 1024 for name, kib, *_ in pairs}
 
 
-def write_media(folder: Path) -> Path:
+def write_media(folder: Path, files: int) -> Path:
+    """So many videos and stills with captions; of a dozen by content, as files are what is kept
+    open, indexed or remembered."""
     folder.mkdir()
     noise = torch.Generator().manual_seed(0)
-    for i in range(12):
+    for i in range(DIFFERENT):
         still = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8, generator=noise)
         with VideoWriter(folder / f"{i}.mp4", height=SIZE[0], width=SIZE[1], fps=24.0) as writer:
             writer.write(torch.stack([still.roll(frame, -1) for frame in range(144)]))
         write_png(folder / f"{i}.png", still)
         (folder / f"{i}.txt").write_text(f"noise number {i} moving to the right")
+    for i in range(DIFFERENT, files):
+        for suffix in (".mp4", ".png", ".txt"):
+            (folder / f"{i}{suffix}").hardlink_to(folder / f"{i % DIFFERENT}{suffix}")
     (folder / "broken.mp4").write_bytes((folder / "0.mp4").read_bytes()[:5000])
     (folder / "broken.txt").write_text("cut short")
     return folder
