@@ -47,8 +47,22 @@ def upright_rgb(frame: Any, reformatter: Any) -> UInt8[Tensor, "3 h w"]:
         src_colorspace=matrix,
         dst_color_range=FULL,
     ).to_ndarray()
-    pixels = np.rot90(on_white(pixels) if alpha else pixels, round(frame.rotation / 90))
+    pixels = _upright(on_white(pixels) if alpha else pixels, frame)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
+
+
+def _upright(pixels: np.ndarray, frame: Any) -> np.ndarray:
+    """Turned by quarters and mirrored, as the frame's display matrix says."""
+    from av.sidedata.sidedata import Type
+
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return pixels
+    # A point (x, y) is shown at (a x + c y, b x + d y).
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def on_white(rgba: np.ndarray) -> np.ndarray:
@@ -93,8 +107,41 @@ def opened(
         raise ValueError(f"cannot read {name!r} as a video: {error.strerror}") from error
 
 
-def told_seconds(stream: Any) -> float:
-    """The seconds that Matroska has of a stream by a tag, "00:00:06.0400"; 0 if it does not say."""
+def start(stream: Any) -> float:
+    """The second at which a stream's first frame is shown."""
+    return float((stream.start_time or 0) * stream.time_base)
+
+
+def sought(container: Any, stream: Any, second: float) -> bool:
+    """Whether the next packet is of a key frame found for a time; AVI has none before its first."""
+    from av.error import FFmpegError
+
+    try:
+        container.seek(int(second / stream.time_base), stream=stream)
+    except FFmpegError:
+        return False
+    return True
+
+
+def seconds(container: Any, stream: Any, fps: float) -> float:
+    """How long a stream of so many frames a second lasts; read through where it does not say so."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    if end := _told_end(stream):
+        return end - start(stream)
+    if container.duration and len(container.streams) == 1:  # of the longest stream: sound, too
+        return container.duration / 1e6
+    count, end = 0, None
+    for packet in container.demux(stream):
+        count += packet.size > 0
+        if packet.size and packet.pts is not None:
+            last = packet.pts * packet.time_base + (packet.duration or 0) * packet.time_base
+            end = last if end is None else max(end, last)
+    return count / fps if end is None else float(end) - start(stream)
+
+
+def _told_end(stream: Any) -> float:
+    """The second at which Matroska says by a tag that a stream ends, "00:00:06.0400", or 0."""
     tags = (text for name, text in stream.metadata.items() if name.startswith("DURATION"))
     match = re.fullmatch(r"(\d+):(\d+):([\d.]+)\0*", next(tags, ""))
     hours, minutes, seconds = map(float, match.groups() if match else "000")

@@ -96,15 +96,7 @@ def video_facts(media: Media) -> VideoFacts:
             raise ValueError(f"{str(media)!r} does not say its frame rate")
         aspect = float(stream.sample_aspect_ratio or 1)
         height, width = stream.codec_context.height, stream.codec_context.width
-        if stream.duration and stream.time_base:
-            seconds = float(stream.duration * stream.time_base)
-        elif told := pyav.told_seconds(stream):
-            seconds = told
-        elif container.duration:  # of the longest stream: sound, too
-            seconds = container.duration / 1e6
-        else:  # some streams were never finished: count their packets
-            seconds = sum(packet.size > 0 for packet in container.demux(stream)) / fps
-    return VideoFacts(seconds, fps, height, width, aspect)
+        return VideoFacts(pyav.seconds(container, stream, fps), fps, height, width, aspect)
 
 
 def slowing(seconds: float, fps: float, wanted: VideoFormat) -> float:
@@ -178,16 +170,18 @@ def shown(media: Media, times: Sequence[float]) -> Iterator[UInt8[Tensor, "3 h w
 
 def _timed(container: Any, stream: Any, begin: float) -> Iterator[tuple[Any, float]]:
     """Decoded frames from one shown at `begin` or before, each with the second at which it ends."""
-    origin = float((stream.start_time or 0) * stream.time_base)
+    origin = pyav.start(stream)
     for earlier in EARLIER if begin > 1 else ():
-        place = max(0, begin - earlier) + origin
-        container.seek(int(place / stream.time_base), stream=stream)
+        # Before the start, too: the first frame is decoded earlier than it is shown, and what is
+        # sought by decoding times from its start on is found behind it.
+        if not pyav.sought(container, stream, begin - earlier + origin):
+            continue
         frames = _from_key(container, stream)
         first = next(frames, None)
         if first is not None and first.time - origin <= begin:
             yield from _lasting(chain([first], frames), stream, origin)
             return
-    if begin > 1:
+    if begin > 1 and not pyav.sought(container, stream, origin - EARLIER[-1]):
         container.seek(stream.start_time or 0, stream=stream)
     yield from _lasting(container.decode(stream), stream, origin)
 
