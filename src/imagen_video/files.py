@@ -77,7 +77,8 @@ def fetched(url: str) -> Path:
     """
     if "://" not in url:
         return Path(url)
-    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
+    name = url.partition("?")[0].rpartition("/")[2][-80:]  # signatures may be long
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
     local = cache_root() / "fetched" / name
     if not local.is_file():
         local.parent.mkdir(parents=True, exist_ok=True)

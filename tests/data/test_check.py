@@ -35,6 +35,11 @@ def test_a_check_says_what_there_is(folder, tmp_path):
     assert len((tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_check_is_by_no_fewer_than_no_processes(folder, tmp_path):
+    with pytest.raises(ValueError, match="workers must be 0 or more, got -1"):
+        check([str(folder)], stage(), tmp_path / "out", workers=-1)
+
+
 def test_a_check_tells_only_what_it_found_itself(folder, tmp_path):
     (folder / "0.txt").unlink()
     check([str(folder)], stage(), tmp_path / "out")

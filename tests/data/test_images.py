@@ -35,6 +35,13 @@ def test_transparent_images_lie_on_white_and_turned_ones_come_upright(tmp_path):
     assert white.shape == (48, 32) and white[:16, 16:].all() and white.sum() == 16 * 16
 
 
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_numbers_of_no_agreed_range_are_no_picture(tmp_path, kind):
+    Image.fromarray(np.full((5, 7), 200, kind)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="no agreed range"):
+        read_image(Media(str(tmp_path / "a.tif")))
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from decimal import Decimal
 
 import pytest
 from shades import FORMAT, WHOLE
@@ -68,6 +69,17 @@ def test_a_broken_csv_loses_no_row_in_silence(tmp_path, content, error):
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(ValueError, match=error):
         Rows([of_manifest(tmp_path / "a.csv")])
+
+
+def test_texts_that_are_none_are_no_captions(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    for number, text in enumerate([Decimal("1.5"), {"en": b"one"}, [b"one"], None]):
+        table = pyarrow.Table.from_pylist([{"path": "a.png", "text": text}])
+        pyarrow.parquet.write_table(table, tmp_path / f"{number}.PARQUET")
+        (row,) = rows_of(str(tmp_path / f"{number}.PARQUET"))
+        assert not row.caption
 
 
 def test_a_mark_of_byte_order_is_no_text(tmp_path):

@@ -201,6 +201,7 @@ def test_a_position_tells_other_content(folder, bad):
     [
         ([], "at least one"),
         (["nowhere"], "no source 'nowhere'"),
+        (["stickers", "stickers=3"], "name a source once"),
         (["stickers=0"], "weight"),
         (["stickers=-1"], "weight"),
         (["{empty}"], "no video and no image"),

@@ -6,9 +6,10 @@ import os
 import tarfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from shades import FORMAT, STILL, WHOLE, write_video
+from shades import FORMAT, STILL, WHOLE, write_image, write_video
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from imagen_video.data.library import MediaSource
@@ -84,6 +85,10 @@ def test_tars_are_fetched_once_from_any_url(folder, tmp_path, monkeypatch):
     far.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
     rows = Rows([of_tar("memory://bucket/a.tar")])
     assert rows[0].text == "image 120" and rows[0].media.path == "memory://bucket/a.tar"
+    signed = f"memory://bucket/a.tar?signature={'s' * 400}"
+    far.pipe(signed, (tmp_path / "a.tar").read_bytes())
+    assert bytes_of(Rows([of_tar(signed)])[0]) == (folder / "0.png").read_bytes()
+    assert index_beside(signed).startswith("memory://bucket/a.tar.index.json?signature=s")
     far.rm("/bucket/a.tar")
     assert bytes_of(rows[0]) == (folder / "0.png").read_bytes()
     with pytest.raises(ValueError, match=r"cannot fetch 'memory://bucket/b\.tar'"):
@@ -101,8 +106,59 @@ def test_cut_and_compressed_tars(folder, tmp_path, monkeypatch, bad):
         rows[1].media.open()
     with tarfile.open(tmp_path / "b.tar", "w:gz") as tar:
         tar.add(folder / "0.png")
-    with pytest.raises(ValueError, match="uncompressed"):
+    with pytest.raises(ValueError, match="is compressed: unpack it"):
         Rows([of_tar(str(tmp_path / "b.tar"))])
+
+
+def test_an_empty_tar_among_others_is_a_broken_sample(folder, tmp_path, monkeypatch, bad):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "0.tar").touch()
+    write_tar(tmp_path / "shards" / "1.tar", folder, ["0.png", "0.txt", "1.png", "1.txt"])
+    media = open_source([str(tmp_path / "shards")], seed=0, bad=bad)
+    assert media.kinds == {"image"}  # as the others are
+    assert {media.image(i, STILL, WHOLE).caption for i in range(6)} == {"image 120", "image 140"}
+    (line,) = map(json.loads, bad.path.read_text().splitlines())
+    assert line["broken"] and "broken at byte 0" in line["reason"]
+
+
+def test_links_doubles_and_files_of_a_mac_in_tars(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for source, name in (
+            ("0.png", "0.png"),
+            ("1.txt", "._0.png"),
+            ("0.txt", "0.txt"),
+            ("2.png", "0.png"),  # the same name again is another sample
+            ("2.txt", "0.txt"),
+        ):
+            tar.add(folder / source, arcname=name)
+        for name, linked in (("1.png", "0.png"), ("1.txt", "0.txt"), ("2.png", "nothing")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, linked
+            tar.addfile(link)
+    rows = list(Rows([of_tar(str(tmp_path / "a.tar"))]))
+    assert [(r.media.member, r.text) for r in rows] == [
+        ("0.png", "image 120"),
+        ("0.png", "image 160"),
+        ("1.png", "image 160"),
+        ("2.png", None),
+    ]
+    assert bytes_of(rows[2]) == (folder / "2.png").read_bytes() and bytes_of(rows[3]) == b""
+
+
+def test_a_caption_is_the_same_in_a_tar_and_in_a_folder_or_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    names = []
+    for name, encoding in (("a", "utf-8"), ("b", "utf-8-sig"), ("c", "utf-16"), ("d", "latin-1")):
+        write_image(tmp_path / "set" / f"{name}.png", 9)
+        (tmp_path / "set" / f"{name}.txt").write_text("café", encoding=encoding)
+        names += [f"{name}.png", f"{name}.txt"]
+    write_tar(tmp_path / "a.tar", tmp_path / "set", names)
+    for rows in (rows_of(str(tmp_path / "set")), rows_of(str(tmp_path / "a.tar"))):
+        assert [row.text for row in rows] == ["café", "café", None, None]
+        assert ["is no UTF-8" in (row.broken or "") for row in rows] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("long", ["", "long" * 30])
@@ -167,10 +223,13 @@ def test_a_tar_made_anew_is_not_read_by_its_old_index(folder, tmp_path, monkeypa
     tar = tmp_path / "a.tar"
     write_tar(tar, folder, ["0.png", "0.txt", "1.png", "1.txt"])
     write_index(tar)
+    state = tar.stat()
     assert [row["text"] for row in of_tar(str(tar))] == ["image 120", "image 140"]
-    write_tar(tar, folder, ["videos/0.mp4", "videos/0.txt"])
-    os.utime(tar, ns=(tar.stat().st_atime_ns, index_beside(tar).stat().st_mtime_ns + 1))
-    assert [row["text"] for row in of_tar(str(tar))] == ["video 40"]
+    write_tar(tar, folder, ["1.png", "1.txt", "0.png", "0.txt"])  # of the same size
+    assert tar.stat().st_size == state.st_size
+    for later in (-(10**9), 1):  # a copy may keep the time of what was made before
+        os.utime(tar, ns=(state.st_atime_ns, state.st_mtime_ns + later))
+        assert [row["text"] for row in of_tar(str(tar))] == ["image 140", "image 120"]
 
 
 def test_files_beside_tars_are_read_too(folder, tmp_path, monkeypatch):
@@ -179,8 +238,9 @@ def test_files_beside_tars_are_read_too(folder, tmp_path, monkeypatch):
     assert [row.text for row in rows_of(str(folder))][:2] == ["image 120"] * 2
     assert len(rows_of(str(folder))) == 9
     write_tar(folder / "videos" / "b.TAR", folder, ["1.png", "1.txt"])
-    index_beside(folder / "a.tar").write_text('[{"of": "another program"}]')
-    assert len(rows_of(str(folder))) == 10
+    for found in ('[{"of": "another program"}]', "{}", "[]", "1", "no JSON"):
+        Path(index_beside(str(folder / "a.tar"))).write_text(found)
+        assert len(rows_of(str(folder))) == 10
 
 
 def test_parts_of_one_video_are_held_out_together_packed_or_not(tmp_path, bad):

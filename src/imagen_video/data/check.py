@@ -32,7 +32,7 @@ SHOWN, COLUMNS, HEIGHT = 12, 8, 96
 class Found:
     """What one sample turned out to be; `error` if it cannot be used."""
 
-    kind: str
+    kind: str | None
     caption: str
     seconds: float | None = None
     fps: float | None = None

@@ -61,10 +61,11 @@ class MediaSource:
         """Whether samples without a caption are broken."""
         facts, content = [], blake2b(cropping.encode(), digest_size=8)
         for row in rows:
-            facts.append((row.kind == "image", _hash(row, name)))
-            content.update(f"{facts[-1]} {row.caption} {row.start} {row.end}".encode())
+            facts.append((row.kind == "image", _hash(row, name), row.kind is None))
+            content.update(f"{facts[-1][:2]} {row.caption} {row.start} {row.end}".encode())
         self._content = content.hexdigest()
-        image, hashes = (np.array(fact) for fact in zip(*facts, strict=True))
+        image, hashes, lost = (np.array(fact) for fact in zip(*facts, strict=True))
+        image[lost] = not lost.all() and image[~lost].mean() > 0.5  # as most are
         own = np.empty(len(rows), bool)
         for kind in (image, ~image):
             own[kind] = _of_part(hashes[kind], part)

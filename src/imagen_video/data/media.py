@@ -273,6 +273,8 @@ def read_image(media: Media) -> UInt8[Tensor, "3 h w"]:
     with media.open() as file:
         try:
             with Image.open(file) as image:  # pyright: ignore[reportArgumentType]
+                if image.mode == "F" or (image.mode, image.format) == ("I", "TIFF"):
+                    raise ValueError("pixels of 32 bits have no agreed range")
                 pixels = _rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # Pillow's decoders raise anything on broken data
             kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
@@ -284,8 +286,6 @@ def _rgb(image: Any) -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits in one way or another
         grey = np.asarray(image).astype(np.int64).clip(0, 65535) // 257
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         return pyav.on_white(np.asarray(image.convert("RGBA")))
     return np.array(image.convert("RGB"))

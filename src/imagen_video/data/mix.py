@@ -196,7 +196,10 @@ def read_apart(
     ask: Callable[[int], T], numbers: range, *, workers: int = 1, ahead: int = 1
 ) -> Generator[T]:
     """What `ask` says of every number, in processes of their own, as what is read may end them;
-    `ahead` each of what is taken. To be closed; work with it belongs into `surviving`."""
+    `ahead` each of what is taken. To be closed; work with it belongs into `surviving`. ValueError
+    for less than 0 processes."""
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}")
     loader = DataLoader(
         _Answers(ask),
         batch_size=None,

@@ -22,10 +22,11 @@ NUMBERS = ("start", "end", "fps", "width", "height")
 class Row:
     """One captioned video or image. `start` and `end` (seconds) are the part to use; `fps`,
     `width` and `height`, where known, save opening a file that will not fit. `file` stands for the
-    one that a part was packed from. `broken` says why there is nothing to open."""
+    one that a part was packed from. `broken` says why it cannot be used; what a broken tar hides is
+    of no `kind`."""
 
     media: Media
-    kind: Literal["video", "image"]
+    kind: Literal["video", "image"] | None
     text: str | None
     start: float = 0.0
     end: float = inf
@@ -104,10 +105,18 @@ def of_folder(folder: Path) -> Iterator[dict[str, Any]]:
         caption = path.with_suffix(".txt")
         try:
             if caption.is_file():
-                row["text"] = caption.read_text("utf-8-sig", errors="replace").strip()
+                row |= captioned(caption.read_bytes())
         except OSError as error:
             row["broken"] = f"its caption cannot be read: {error.strerror}"
         yield row
+
+
+def captioned(content: bytes) -> dict[str, Any]:
+    """What the file of a caption adds to a row: never a text that says something else."""
+    try:
+        return {"text": content.decode("utf-8-sig").strip()}
+    except UnicodeDecodeError as error:
+        return {"broken": f"its caption is no UTF-8 ({error.reason}): save it as that"}
 
 
 def of_manifest(path: Path) -> Iterator[dict[str, Any]]:
@@ -129,7 +138,8 @@ def of_manifest(path: Path) -> Iterator[dict[str, Any]]:
         media = str(path.parent / str(row["path"]))
         # An unknown name is kept: it will be counted as a bad sample when it cannot be read.
         kind = kind_of(media) or "video"
-        yield {"media": (media,), "kind": kind, "text": row["text"], **numbers}
+        text = row["text"] if isinstance(row["text"], str) else None
+        yield {"media": (media,), "kind": kind, "text": text, **numbers}
 
 
 def _readable(path: Path) -> Iterator[Any]:
@@ -141,9 +151,9 @@ def _readable(path: Path) -> Iterator[Any]:
 
 
 def _table(path: Path) -> Iterator[Any]:
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         yield from _parquet(path)
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         yield from _csv(path)
     else:
         with open(path, encoding="utf-8-sig") as file:

@@ -36,9 +36,10 @@ def open_source(
     """
     if not names:
         raise ValueError("name at least one source of data, such as stickers or a folder")
+    if len({_weighed(name)[0] for name in names}) < len(names):
+        raise ValueError(f"name a source once, with a weight (NAME=2): got {' '.join(names)}")
     parts = []
-    for name in names:
-        name, weight = _weighed(name)
+    for name, weight in map(_weighed, names):
         if name == "stickers":
             parts.append((StickerSource(seed, part=part), weight))
             continue
@@ -91,7 +92,7 @@ def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:
         raise ValueError(
             f"there is no source {name!r}: give stickers, a folder, a manifest or tars"
         )
-    if path.suffix not in TABLES:
+    if path.suffix.lower() not in TABLES:
         raise ValueError(f"a manifest ends in {', '.join(TABLES)}, got {name!r}")
     return [of_manifest(path)]
 

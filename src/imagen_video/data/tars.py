@@ -15,7 +15,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from imagen_video.data.rows import NUMBERS, Row, Rows, kind_of
+from imagen_video.data.rows import NUMBERS, Row, Rows, captioned, kind_of
 from imagen_video.files import Unreachable, cache_root, fetched, replacing
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -37,7 +37,7 @@ def expanded(pattern: str) -> list[str]:
 
 def of_tar(url: str) -> Iterator[dict[str, Any]]:
     """The rows of one tar, a path or a URL; those up to the break where it is cut short. A broken
-    one takes the place of all that a spoiled header hides.
+    one takes the place of all that a spoiled header hides, in an empty file of all.
 
     ValueError if there is no such tar, or it is compressed: nothing can be reached by index then.
     """
@@ -45,36 +45,34 @@ def of_tar(url: str) -> Iterator[dict[str, Any]]:
         yield {**row, "media": (url, *row["media"])}
 
 
-def older(index: Path, tar: Path) -> bool:
-    """Whether a tar on this machine was written after its index."""
-    return tar.is_file() and index.stat().st_mtime_ns < tar.stat().st_mtime_ns
-
-
-def index_beside(tar: str | Path) -> Path:
+def index_beside(url: str) -> str:
     """Where the index of a tar is looked for first."""
-    return Path(f"{tar}.index.json")
+    path, query, parameters = url.partition("?") if "://" in url else (url, "", "")
+    return f"{path}.index.json{query}{parameters}"
 
 
 def write_index(tar: Path) -> None:
-    """Write the index beside a tar."""
-    with replacing(index_beside(tar)) as path:
-        path.write_text(json.dumps(list(_read(tar))))
+    """Write the index beside a tar, with what tells the tar from one that takes its place."""
+    with replacing(index_beside(str(tar))) as path:
+        path.write_text(json.dumps({"tar": _state(tar), "rows": list(_read(tar))}))
+
+
+def _state(tar: Path) -> list[int]:
+    found = tar.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _index(url: str) -> list[dict[str, Any]]:
     try:
-        beside = fetched(f"{url}.index.json")
-        if not older(beside, Path(url)):  # than a tar that was made anew
-            found = json.loads(beside.read_text())
-            if all("media" in row for row in found):  # not the index of another program
-                return found
-    except (ValueError, TypeError, OSError, Unreachable):
-        pass  # the tar itself has it, or tells
+        found = json.loads(fetched(index_beside(url)).read_text())
+        if "://" in url or found["tar"] == _state(Path(url)):
+            return found["rows"]
+    except (ValueError, TypeError, KeyError, OSError, Unreachable):
+        pass  # none, or another program's: the tar itself has it, or tells
     tar = fetched(url)
     if not tar.is_file():
         raise ValueError(f"there is no tar {url!r}")
-    state = tar.stat()
-    key = hashlib.sha256(os.fsencode(f"{url} {state.st_size} {state.st_mtime_ns}")).hexdigest()
+    key = hashlib.sha256(os.fsencode(f"{url} {_state(tar)}")).hexdigest()
     kept = cache_root() / "tars" / f"{key}.json"
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -84,12 +82,22 @@ def _index(url: str) -> list[dict[str, Any]]:
 
 
 def _read(tar: Path) -> Iterator[dict[str, Any]]:
-    kind = "video"
-    with tarfile_of(tar) as file:
-        for row in _samples(file):
-            kind = row["kind"]
-            yield row
-        yield from _lost(file, kind)
+    try:
+        with tarfile.open(tar, "r:") as file:
+            yield from _samples(file)
+            yield from _lost(tar, file.offset)
+    except tarfile.ReadError as error:
+        if _compressed(tar):
+            raise ValueError(f"{str(tar)!r} is compressed: unpack it to a tar") from error
+        yield _broken(0)
+
+
+def _compressed(tar: Path) -> bool:
+    try:
+        tarfile.open(tar, "r:*").close()
+    except tarfile.ReadError:
+        return False
+    return True
 
 
 def _samples(file: tarfile.TarFile) -> Iterator[dict[str, Any]]:
@@ -98,34 +106,35 @@ def _samples(file: tarfile.TarFile) -> Iterator[dict[str, Any]]:
     for member in _members(file):
         folder, _, name = member.name.rpartition("/")
         stem, _, suffix = name.partition(".")
-        if (folder, stem) != key:
+        if (folder, stem) != key or suffix.lower() in parts:
             yield from _sample(file, parts)
             key, parts = (folder, stem), {}
         parts[suffix.lower()] = member
     yield from _sample(file, parts)
 
 
-def _lost(file: tarfile.TarFile, kind: str) -> Iterator[dict[str, Any]]:
+def _lost(tar: Path, offset: int) -> Iterator[dict[str, Any]]:
     """A broken row where a tar, read through, stopped at neither zeros nor the end of the file."""
-    assert file.fileobj is not None  # only of tars that are closed
-    file.fileobj.seek(file.offset)
-    block = file.fileobj.read(tarfile.BLOCKSIZE)
+    with open(tar, "rb") as file:
+        file.seek(offset)
+        block = file.read(tarfile.BLOCKSIZE)
     if len(block) == tarfile.BLOCKSIZE and any(block):
-        broken = f"the tar is broken at byte {file.offset}: what follows cannot be read"
-        place = (file.offset, tarfile.BLOCKSIZE, f"byte {file.offset}")
-        yield {"media": place, "kind": kind, "text": None, "broken": broken}
+        yield _broken(offset)
 
 
-def tarfile_of(path: Path) -> tarfile.TarFile:
-    try:
-        return tarfile.open(path, "r:")
-    except tarfile.ReadError as error:
-        raise ValueError(f"cannot read {str(path)!r} as an uncompressed tar: {error}") from error
+def _broken(offset: int) -> dict[str, Any]:
+    why = f"the tar is broken at byte {offset}: what follows cannot be read"
+    place = (offset, tarfile.BLOCKSIZE, f"byte {offset}")
+    return {"media": place, "kind": None, "text": None, "broken": why}
 
 
 def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Plain files up to the end or a spoiled header; of a tar that is cut short the last one lacks
-    bytes, and is seen to be bad."""
+    """Files and links to those before them, up to the end or a spoiled header; of a tar that is cut
+    short the last one lacks bytes, and is seen to be bad, as a link to nothing is.
+
+    Not what begins with a dot: macOS puts a "._0.png" beside what it packs.
+    """
+    places: dict[str, tuple[int, int]] = {}
     while True:
         try:
             member = file.next()
@@ -133,8 +142,13 @@ def _members(file: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             return
         if member is None:
             return
+        if member.islnk():
+            member.type = tarfile.REGTYPE
+            member.offset_data, member.size = places.get(member.linkname, (0, 0))
         if member.isfile():
-            yield member
+            places[member.name] = member.offset_data, member.size
+            if not member.name.rpartition("/")[2].startswith("."):
+                yield member
 
 
 def _sample(file: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> Iterator[dict[str, Any]]:
@@ -143,14 +157,13 @@ def _sample(file: tarfile.TarFile, parts: dict[str, tarfile.TarInfo]) -> Iterato
         return
     # Of a video and its thumbnail the video, of "0.depth.png" and "0.jpg" the latter.
     media = parts[min(shown, key=lambda s: ("." in s, kind_of(f"a.{s}") != "video"))]
-    text, facts = None, {}
+    row: dict[str, Any] = {"text": None}
     if "json" in parts:
-        facts = _facts(_content(file, parts["json"]))
-        text = facts.pop("text", None)
+        row |= _facts(_content(file, parts["json"]))
     if "txt" in parts:
-        text = _content(file, parts["txt"]).decode(errors="replace").strip()
+        row |= captioned(_content(file, parts["txt"]))
     place = (media.offset_data, media.size, media.name)
-    yield {"media": place, "kind": kind_of(media.name), "text": text, **facts}
+    yield {"media": place, "kind": kind_of(media.name), **row}
 
 
 def _content(file: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
