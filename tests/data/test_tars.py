@@ -4,7 +4,6 @@ import io
 import json
 import os
 import tarfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from imagen_video.data.library import MediaSource
 from imagen_video.data.rows import Rows, of_folder
 from imagen_video.data.sources import open_source, rows_of
 from imagen_video.data.tars import expanded, index_beside, of_tar, pack, write_index
-from imagen_video.files import Unreachable
 
 
 def bytes_of(row) -> bytes:
@@ -74,25 +72,6 @@ def test_a_video_goes_before_its_thumbnail_and_a_picture_before_its_depth(folder
         ("0.png", "image"),
         ("1.mp4", "video"),
     ]
-
-
-def test_tars_are_fetched_once_from_any_url(folder, tmp_path, monkeypatch):
-    import fsspec
-
-    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
-    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt"])
-    far = fsspec.filesystem("memory")
-    far.pipe("/bucket/a.tar", (tmp_path / "a.tar").read_bytes())
-    rows = Rows([of_tar("memory://bucket/a.tar")])
-    assert rows[0].text == "image 120" and rows[0].media.path == "memory://bucket/a.tar"
-    signed = f"memory://bucket/a.tar?signature={'s' * 400}"
-    far.pipe(signed, (tmp_path / "a.tar").read_bytes())
-    assert bytes_of(Rows([of_tar(signed)])[0]) == (folder / "0.png").read_bytes()
-    assert index_beside(signed).startswith("memory://bucket/a.tar.index.json?signature=s")
-    far.rm("/bucket/a.tar")
-    assert bytes_of(rows[0]) == (folder / "0.png").read_bytes()
-    with pytest.raises(ValueError, match=r"cannot fetch 'memory://bucket/b\.tar'"):
-        Rows([of_tar("memory://bucket/b.tar")])
 
 
 def test_cut_and_compressed_tars(folder, tmp_path, monkeypatch, bad):
@@ -258,62 +237,6 @@ def test_parts_of_one_video_are_held_out_together_packed_or_not(tmp_path, bad):
             seen[part] = Counter(rows[turns[i]].text for i in range(turns.count))
         assert len(seen["test"]) == 1 and set(seen["test"].values()) == {9}
         assert len(seen["train"]) == 11 and not seen["train"].keys() & seen["test"].keys()
-
-
-def test_a_store_that_hiccups_is_asked_again(folder, tmp_path, monkeypatch, bad):
-    import fsspec
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("imagen_video.files.PAUSES", (0, 0))
-    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt"])
-    write_index(tmp_path / "a.tar")
-    for end in (".tar", ".tar.index.json"):
-        content = (tmp_path / f"a{end}").read_bytes()
-        fsspec.filesystem("memory").pipe(f"/shaky/a{end}", content)
-    source = open_source(["memory://shaky/a.tar"], seed=0, bad=bad)
-    get, failures = MemoryFileSystem.get_file, [ConnectionError("reset")] * 5
-
-    def failing(*args, **options):
-        if failures:
-            raise failures.pop()
-        return get(*args, **options)
-
-    monkeypatch.setattr(MemoryFileSystem, "get_file", failing)
-    with pytest.raises(Unreachable, match=r"a\.tar', tried 3 times: reset; when it can be had"):
-        source.image(0, STILL, WHOLE)
-    assert not bad.path.exists()
-    assert source.image(0, STILL, WHOLE).caption == "image 120" and not failures
-
-
-class Refused(Exception):
-    """What a bucket answers that does not say what it lacks."""
-
-    status = 403
-
-
-@pytest.mark.parametrize("error", [Refused("Forbidden"), ConnectionError("reset")])
-def test_a_tar_is_read_whose_index_cannot_be_had(folder, tmp_path, monkeypatch, bad, error):
-    import fsspec
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    monkeypatch.setenv("IMAGEN_VIDEO_CACHE", str(tmp_path / "cache"))
-    waits = 60 if isinstance(error, Refused) else 0  # a refusal is an answer
-    monkeypatch.setattr("imagen_video.files.PAUSES", (waits,))
-    write_tar(tmp_path / "a.tar", folder, ["0.png", "0.txt"])
-    name = f"memory://{tmp_path.name}/a.tar"
-    fsspec.filesystem("memory").pipe(name, (tmp_path / "a.tar").read_bytes())
-    get = MemoryFileSystem.get_file
-
-    def refusing(store, path, *args, **options):
-        if path.endswith(".json"):
-            raise error
-        return get(store, path, *args, **options)
-
-    monkeypatch.setattr(MemoryFileSystem, "get_file", refusing)
-    start = time.monotonic()
-    assert open_source([name], seed=0, bad=bad).image(0, STILL, WHOLE).caption == "image 120"
-    assert time.monotonic() - start < 30
 
 
 def test_files_without_a_suffix_are_packed_as_what_they_are(folder, tmp_path, bad):
