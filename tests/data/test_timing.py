@@ -126,3 +126,14 @@ def test_a_recording_that_breaks_off_is_used_up_to_there_and_no_further(tmp_path
     seconds = video_facts(media).seconds
     assert 4 < seconds < 6
     assert numbers(video_at(media)) == list(range(0, 64, 8))
+
+
+def test_program_streams_that_tell_few_times_are_shown_in_time(tmp_path):
+    """Of small frames many share one time stamp."""
+    still = counted(240)
+    content = coded("mpeg", "mpeg2video", "yuv420p", still, {"g": "48", "bf": "2", "qmax": "2"})
+    (tmp_path / "a.mpg").write_bytes(content)
+    media, times = Media(str(tmp_path / "a.mpg")), [i / 24 + 0.02 for i in range(220)]
+    whole = list(shown(media, times))
+    for first in range(24, 220, 5):
+        assert next(shown(media, times[first:])).equal(whole[first]), first

@@ -171,7 +171,9 @@ def shown(media: Media, times: Sequence[float]) -> Iterator[UInt8[Tensor, "3 h w
 def _timed(container: Any, stream: Any, begin: float) -> Iterator[tuple[Any, float]]:
     """Decoded frames from one shown at `begin` or before, each with the second at which it ends."""
     origin = pyav.start(stream)
-    for earlier in EARLIER if begin > 1 else ():
+    # Program streams tell few times, and ffmpeg guesses the first ones behind a place.
+    tries = EARLIER[1:] if container.format.name == "mpeg" else EARLIER
+    for earlier in tries if begin > 1 else ():
         # Before the start, too: the first frame is decoded earlier than it is shown, and what is
         # sought by decoding times from its start on is found behind it.
         if not pyav.sought(container, stream, begin - earlier + origin):
