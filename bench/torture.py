@@ -5,8 +5,9 @@
 
 Trains the tiny base twice on the sticker world, once undisturbed, and once killed again and again:
 the whole group, or with several ranks one of them. After every kill the newest checkpoint must be
-whole. In every step each process must have trained on the samples of the undisturbed run. In the
-end one process must have the very weights of that run; several must have had its losses, to 1e-3.
+whole, and the next run must go on from it. In every step each process must have trained on the
+samples of the undisturbed run. In the end one process must have the very weights of that run;
+several must have had its losses, to 1e-3.
 """
 
 import argparse
@@ -40,7 +41,9 @@ def main() -> None:
         if start(whole, options).wait():
             raise SystemExit((Path(folder) / "said.txt").read_text()[-3000:])
         kills = torture(killed, options)
+        begun = beginning(killed)
         assert start(killed, options).wait() == 0
+        went_on(killed, *begun)
         result = {"machine": machine(), "ranks": options.ranks, "kills": kills}
         print(json.dumps(result | compared(whole, killed, options.ranks), indent=2))
 
@@ -93,6 +96,7 @@ def torture(out: Path, options: argparse.Namespace) -> int:
     """Kill a run again and again, each time a while after it has saved something new."""
     chance, kills = random.Random(0), 0
     while kills < options.kills:
+        begun = beginning(out)
         before, run = latest(out), start(out, options)
         while run.poll() is None and latest(out) == before:
             time.sleep(0.01)
@@ -109,6 +113,7 @@ def torture(out: Path, options: argparse.Namespace) -> int:
                 os.killpg(process, signal.SIGKILL)
             run.wait()
         kills += 1
+        went_on(out, *begun)
         check(latest(out))
         print(f"kill {kills} at step {facts_of(latest(out))['step']}", file=sys.stderr)
     return kills
@@ -119,6 +124,20 @@ def workers(run: subprocess.Popen) -> list[int]:
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     lines = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
     return [pid for pid, line in lines.items() if b"imagen_video\0train" in line]
+
+
+def beginning(out: Path) -> tuple[int, int]:
+    """How many steps were done in a folder, those done again too, and the one to go on with."""
+    path, found = out / "samples0.jsonl", latest(out)
+    count = len(path.read_text().splitlines()) if path.exists() else 0
+    return count, facts_of(found)["step"] if found else 0
+
+
+def went_on(out: Path, count: int, step: int) -> None:
+    """Whether what came after so many steps began with that one: a run that begins anew does the
+    same steps, and ends the same."""
+    line = (out / "samples0.jsonl").read_text().splitlines()[count]
+    assert json.loads(line)[0] == step, (line, step)
 
 
 def check(checkpoint: Path | None) -> None:

@@ -226,7 +226,10 @@ def test_data_preview(tmp_path):
         (("train", "--stage", "x", "--out", "o", "--preset", "tiny"), "no stage 'x'"),
         (("train", "--stage", "x", "--out", "o", "--out", "p"), "--out is given twice"),
         (("train", "--stage", "base", "--out", "o", "--shards", 0), "in 0 shards"),
-        (("train", "--stage", "base", "--out", "o", "--threads", 0), "threads must be 1 or more"),
+        (
+            ("train", "--stage", "base", "--out", "o", "--threads", 0),
+            "must lie in 1..1024, got 0",
+        ),
         (
             ("train", "--stage", "all", "--slurm", "s", "--out", "o", "--accumulate", 0),
             "accumulate",

@@ -77,7 +77,11 @@ def test_a_users_own_preset(tmp_path):
         "def mine(): return replace(tiny(), name='mine')\nnothing = 3\n"
     )
     assert presets.find(f"{file}:mine").name == "mine"
-    with pytest.raises(ValueError, match="must be a function that returns a CascadeSpec"):
-        presets.find(f"{file}:nothing")
+    for name in (":nothing", ":replace", ":", ""):
+        with pytest.raises(ValueError, match="must be a function that returns a CascadeSpec"):
+            presets.find(f"{file}{name}")
+    file.write_text("def mine(:")
+    with pytest.raises(ValueError, match=r"mine\.py is no Python: line 1"):
+        presets.find(f"{file}:mine")
     with pytest.raises(ValueError, match="give paper, mini, tiny"):
         presets.find("huge")

@@ -7,8 +7,9 @@ product in miniature for tests and documentation.
 import runpy
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from imagen_video.index import located, read_index
 from imagen_video.spec import (
@@ -220,18 +221,8 @@ def mini() -> CascadeSpec:
 def tiny(text: TextSpec | None = None) -> CascadeSpec:
     """Seven stages from 4x8x12 to 32x64x96 that train and sample in seconds: tests, documentation
     and bug reports use it. `text` is another encoder than the default."""
-    formats = tuple(
-        VideoFormat.parse(size)
-        for size in (
-            "4x8x12@3",
-            "8x8x12@6",
-            "8x16x24@6",
-            "8x32x48@6",
-            "16x32x48@12",
-            "32x32x48@24",
-            "32x64x96@24",
-        )
-    )
+    sizes = "4x8x12@3 8x8x12@6 8x16x24@6 8x32x48@6 16x32x48@12 32x32x48@24 32x64x96@24"
+    formats = tuple(map(VideoFormat.parse, sizes.split()))
 
     def row(patch: int, aug: float | None = 4.0, window: int | None = None, **unet) -> StageSpec:
         network = UNetSpec(
@@ -270,7 +261,7 @@ def find(name: str) -> CascadeSpec:
     if name in PRESETS:
         return PRESETS[name]()
     path, _, function = name.partition(":")
-    if path.endswith(".py") and function:
+    if path.endswith(".py"):
         return _from_file(Path(path), function)
     if (folder := located(name)).is_dir():
         return read_index(folder)
@@ -288,8 +279,19 @@ def shipped(name: str) -> CascadeSpec:
 def _from_file(path: Path, function: str) -> CascadeSpec:
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r}")
-    found = runpy.run_path(str(path)).get(function)
-    spec = found() if callable(found) else None
+    try:
+        found = runpy.run_path(str(path)).get(function)
+    except SyntaxError as error:
+        raise ValueError(f"{path} is no Python: line {error.lineno}, {error.msg}") from error
+    spec = found() if _needs_nothing(found) else None
     if not isinstance(spec, CascadeSpec):
-        raise ValueError(f"{path}:{function} must be a function that returns a CascadeSpec")
+        raise ValueError(
+            f"{path}:{function} must be a function that returns a CascadeSpec and needs nothing: "
+            "give file.py:function"
+        )
     return spec
+
+
+def _needs_nothing(found: object) -> TypeGuard[Callable[[], object]]:
+    given = signature(found).parameters.values() if callable(found) else ()
+    return callable(found) and all(one.default is not one.empty for one in given)

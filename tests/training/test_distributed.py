@@ -15,7 +15,7 @@ import tiny_job  # pyright: ignore
 import torch
 from forked import fork, together  # pyright: ignore
 from safetensors.torch import load_file
-from tiny_job import distil_base, train_base, train_spoiled  # pyright: ignore
+from tiny_job import STEPS, distil_base, train_base, train_spoiled  # pyright: ignore
 
 from imagen_video.spec import GuidanceSpec
 from imagen_video.stage import Stage
@@ -209,9 +209,10 @@ def test_two_processes_distil_as_one(tiny, tmp_path):
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-4), ("bf16", 0.02)])
 def test_copies_and_half_precision_learn_the_same(alone, tmp_path, precision, bound):
-    """Two copies of the network in float32, two halves of it in bfloat16."""
-    shards = 1 if precision == "fp32" else 2
-    found = train(tmp_path, "--precision", precision, ranks=2, stop=6, shards=shards)
+    """Two copies of the network in float32, by two rows in turn; two halves of it in bfloat16."""
+    shards, parts = (1, "2") if precision == "fp32" else (2, "1")
+    more = ("--precision", precision, "--accumulate", parts)
+    found = train(tmp_path, *more, ranks=2, stop=6, shards=shards)
     assert found == pytest.approx(alone[0][:6], abs=bound)
     assert precision == "fp32" or found != pytest.approx(alone[0][:6], abs=1e-5)
 
@@ -226,5 +227,8 @@ def test_two_then_four_then_one_process_go_on_as_one(alone, tmp_path):
     train(tmp_path, ranks=4, stop=8, shards=2)
     assert len(list(latest(tmp_path).glob("*.safetensors"))) == 4
     found = train(tmp_path, ranks=1)
+    assert (tmp_path / STEPS).read_text().split() == [
+        str(step) for step in (*range(4), *range(3, 8), *range(7, 20))
+    ]
     assert found == pytest.approx(alone[0], abs=1e-4)
     close(tmp_path, alone[1])

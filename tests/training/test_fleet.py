@@ -20,7 +20,9 @@ from imagen_video.files import alone_in
 from imagen_video.index import located
 from imagen_video.stage import Stage
 from imagen_video.training.checkpoint import facts_of, latest
+from imagen_video.training.export import export_cascade
 from imagen_video.training.fleet import Job, jobs_of, train_all, write_slurm
+from imagen_video.training.run import with_steps
 from imagen_video.weights import load_stage, save_stage
 
 OPTIONS = ["--preset", "tiny", "--steps", "2", "--threads", "1", "--sheet-minutes", "60"]
@@ -68,6 +70,39 @@ def test_a_stage_that_fails_is_named_and_the_others_end(tmp_path):
     assert facts_of(latest(tmp_path / "base"))["step"] == 2
 
 
+def test_a_reason_that_stages_share_is_told_once_and_a_killed_one_as_such(tmp_path, monkeypatch):
+    """By a program in the place of Python that is killed, or ends after a bar of progress."""
+    jobs = jobs_of(presets.tiny(), tmp_path, [], steps=2)[:3]
+    program = tmp_path / "python"
+    program.write_text(
+        "#!/bin/bash\nprintf 'imagen-video: no data\\n  50%%|## | 1/2' >&2\n"
+        '[[ "$*" == *tsr1* ]] && kill -KILL $$\nexit 2'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(ValueError, match="3 of 3 stages failed") as told:
+        train_all(jobs, ["cpu"])
+    said = str(told.value)
+    assert "base, ssr1: imagen-video: no data" in said
+    assert "tsr1: killed by SIGKILL, as for want of memory" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (["--lora", "3"], "give --init-from"),
+        (["--accumulate", "7"], "in 7 parts"),
+        (["--device", "nowhere"], "no device 'nowhere'"),
+        (["--max-bad", "2"], "max_bad is a share"),
+        (["--log-every", "0"], "log_every must be above 0"),
+    ],
+)
+def test_what_is_wrong_with_all_stages_is_said_before_any_starts(inside, tmp_path, more, error):
+    done = inside("train", "--stage", "all", "--out", tmp_path / "o", *OPTIONS, *more)
+    assert done.returncode == 2 and error in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
 def test_sigterm_ends_all_stages_which_go_on_later(tmp_path):
     line = [sys.executable, "-m", "imagen_video", "train", "--stage", "all", "--threads", "1"]
     line += ["--preset", "tiny", "--out", str(tmp_path), "--save-minutes", "0.02"]
@@ -107,7 +142,8 @@ def on_a_cluster(
         "SLURM_ARRAY_TASK_ID": "2",
         "SLURM_NNODES": "1",
         "SLURM_GPUS_ON_NODE": "8",
-        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_ID": "5",  # one of an array has the number of all
+        "SLURM_ARRAY_JOB_ID": "5",
     }
 
 
@@ -135,7 +171,7 @@ def test_the_slurm_script_lets_training_save_and_queues_again(tmp_path, monkeypa
         "torchrun": "trap 'sleep 0.3; echo saved; exit 0' TERM; echo $$ > step; echo started\n"
         "while :; do sleep 0.05; done",
         "srun": "\"${@:2}\" & trap 'kill -KILL $!' TERM; wait $!; wait $!",
-        "scancel": '[ "$*" = "--signal=TERM 7" ] && kill -TERM $(cat step)',
+        "scancel": '[ "$*" = "--signal=TERM 5_2" ] && kill -TERM $(cat step)',
         "scontrol": '[ "$1" = show ] && echo node1 || echo "$@"',
     }
     environment = on_a_cluster(jobs, tmp_path, monkeypatch, **programs)
@@ -143,7 +179,7 @@ def test_the_slurm_script_lets_training_save_and_queues_again(tmp_path, monkeypa
     job = subprocess.Popen(script, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
     assert job.stdout is not None and job.stdout.readline() == "started\n"
     job.terminate()
-    assert job.communicate(timeout=20)[0].splitlines() == ["saved", "requeue 7"]
+    assert job.communicate(timeout=20)[0].splitlines() == ["saved", "requeue 5_2"]
     assert job.returncode == 0
 
 
@@ -203,4 +239,10 @@ def test_what_was_trained_becomes_a_stage_and_a_cascade(tmp_path):
         "export", tmp_path / "runs", "--preset", "tiny", "--out", tmp_path / "cascade"
     )
     assert done.returncode == 0, done.stderr
-    assert Cascade.from_pretrained(tmp_path / "cascade").spec == presets.tiny()
+    spec = Cascade.from_pretrained(tmp_path / "cascade").spec
+    assert spec.stages[1:] == presets.tiny().stages[1:]
+    assert spec.stages[0] == with_steps(presets.tiny().stages[0], 2)  # as it was trained
+    (tmp_path / "runs" / "tsr2").rename(tmp_path / "runs" / "other")
+    (tmp_path / "runs" / "tsr3").rename(tmp_path / "runs" / "tsr2")
+    with pytest.raises(ValueError, match=r"tsr2 is another stage .*: name tsr3, not tsr2; input"):
+        export_cascade(tmp_path / "runs", presets.tiny(), tmp_path / "swapped")

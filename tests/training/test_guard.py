@@ -150,7 +150,7 @@ def test_tensorboard_has_curves_sheets_and_the_paths_of_samples(tiny, tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [2, 4]
-    assert "loss_by_logsnr/-4..0" in events.Tags()["scalars"] or events.Tags()["images"]
+    assert any(tag.startswith("loss_by_logsnr/") for tag in events.Tags()["scalars"])
     assert [event.step for event in events.Images("sheet")] == [4]
     (said,) = events.Tensors("samples/text_summary")
     film = said.tensor_proto.string_val[0].decode()

@@ -13,23 +13,27 @@ import torch
 from forked import command, fork  # pyright: ignore
 from safetensors.torch import load_file
 
-from imagen_video.training.checkpoint import latest
+from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.trainer import Trainer
 
 # One thread and one job after the other: the same sums in the same order.
 WORDS = ["--preset", "tiny", "--stage", "base", "--steps", "18", "--threads", "1"]
 WORDS += ["--save-minutes", "0.02", "--sheet-minutes", "60", "--log-every", "6"]
 # After the second, Ctrl-C, a run saves and ends by itself.
+STEPS = "steps.txt"
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
 
 
 def paced(*words: str) -> None:
-    """imagen-video with steps that are long enough to be killed on any machine."""
+    """imagen-video with steps that are long enough to be killed on any machine, which it writes
+    down."""
     step = Trainer.train_on
 
-    def slower(*given):
+    def slower(trainer, *given):
+        with open(trainer.out / STEPS, "a") as file:
+            file.write(f"{trainer.step}\n")
         time.sleep(0.2)
-        return step(*given)
+        return step(trainer, *given)
 
     Trainer.train_on = slower
     command(*words)
@@ -52,6 +56,17 @@ def stamp(folder: Path) -> str | None:
     return found and found.name
 
 
+def steps(folder: Path) -> list[int]:
+    """All that were done in a folder, those done again too."""
+    path = folder / STEPS
+    return list(map(int, path.read_text().split())) if path.exists() else []
+
+
+def saved_step(folder: Path) -> int:
+    found = latest(folder)
+    return facts_of(found)["step"] if found else 0
+
+
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     (file,) = checkpoint.glob("*.safetensors")
     return load_file(file)
@@ -60,8 +75,9 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
     undisturbed = start(tmp_path / "whole", command)
     assert ended(undisturbed) == 0
-    chance, kills = random.Random(0), 0
+    chance, kills, begun = random.Random(0), 0, []
     while kills < len(SIGNALS):
+        begun.append((len(steps(tmp_path / "killed")), saved_step(tmp_path / "killed")))
         run = start(tmp_path / "killed")
         before = stamp(tmp_path / "killed")
         while run.is_alive() and stamp(tmp_path / "killed") == before:
@@ -72,9 +88,13 @@ def test_killed_runs_end_with_the_weights_of_an_undisturbed_one(tmp_path):
         os.killpg(run.pid, SIGNALS[kills])  # loaders and all, as a terminal does
         run.join()
         kills += 1
+    begun.append((len(steps(tmp_path / "killed")), saved_step(tmp_path / "killed")))
     last = start(tmp_path / "killed")
     assert ended(last) == 0
     assert kills >= 2  # both kinds
+    # Every run went on where the one before had saved: one begun anew would end the same.
+    done = steps(tmp_path / "killed")
+    assert all(done[count] == step for count, step in begun) and begun[-1][1] > 0
     log = (tmp_path / "killed" / "log.jsonl").read_text().splitlines()
     assert [line["step"] for line in map(json.loads, log) if "loss" in line] == [6, 12, 18]
     whole, killed = (tensors(latest(tmp_path / name)) for name in ("whole", "killed"))

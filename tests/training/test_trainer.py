@@ -13,7 +13,7 @@ from imagen_video.data.mix import Mix
 from imagen_video.diffusion.objective import Draws, Objective, fixed_time
 from imagen_video.stage import Stage
 from imagen_video.training.ahead import Data
-from imagen_video.training.checkpoint import latest
+from imagen_video.training.checkpoint import best, latest
 from imagen_video.training.ema import EMA
 from imagen_video.training.engine import initialise_from
 from imagen_video.training.job import JobSpec
@@ -194,3 +194,5 @@ def test_checkpoints_kept_are_the_last_and_the_best(tiny, tmp_path):
     trainer.run()
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert kept == ["step-00000002", "step-00000005", "step-00000006"]
+    (tmp_path / "checkpoints" / kept[0] / "facts.json").write_text("")  # as a full disk leaves it
+    assert getattr(best(tmp_path), "name", None) == kept[1]

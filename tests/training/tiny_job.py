@@ -25,6 +25,7 @@ def train_base(out: str, steps: int, stop: int, shards: int, *more: str) -> None
     cascade = replace(cascade, stages=(replace(base, train=train), *cascade.stages[1:]))
     presets.find = lambda name: cascade
     job.FITTED_STEPS = 4  # what captions look like is seen in a few
+    job.Trainer.train_on = noting_steps()
     if stop:
         job.Trainer.train_on = stopping_after(stop)
     save = "0.02" if steps > 100 else "60"
@@ -59,6 +60,23 @@ def distil_base(teacher: str, out: str, shards: int) -> None:
     run = RunSpec(precision="fp32", workers=0, log_every=1)
     asked = job.JobSpec(stage="base", out=Path(out), shards=shards)
     list(distill(presets.find(teacher), Path(teacher) / "base", asked, spec, run))
+
+
+STEPS = "steps.txt"
+
+
+def noting_steps():
+    """The trainer's step, which the first process writes down: a log looks the same where a run
+    begins anew instead of going on."""
+    step = job.Trainer.train_on
+
+    def noting(trainer, parts, watch):
+        if trainer.ranks.first:
+            with open(trainer.out / STEPS, "a") as file:
+                file.write(f"{trainer.step}\n")
+        return step(trainer, parts, watch)
+
+    return noting
 
 
 def stopping_after(stop: int):

@@ -86,15 +86,27 @@ def run_train(options: Train) -> None:
 
 
 def _train_all(options: Train, cascade: "CascadeSpec") -> None:
+    from imagen_video.distributed import device_of
     from imagen_video.training.fleet import jobs_of, train_all, write_slurm
+    from imagen_video.training.job import JobSpec
+    from imagen_video.training.run import RunSpec
 
     arguments, begin = _arguments(options), options.init_from
     jobs = jobs_of(cascade, options.out, arguments, steps=options.steps, init_from=begin)
+    run = as_spec(RunSpec, options)  # what is wrong with all is said once
+    for job in jobs:
+        beginning = begin and begin / job.stage
+        given = {"stage": job.stage, "init_from": beginning, "device": options.device[0]}
+        _ = as_spec(JobSpec, options, **given).adapters
     if options.slurm is not None:
         shards, parts = options.shards, options.accumulate
         write_slurm(options.slurm, jobs, options.out, shards=shards, accumulate=parts)
         print(f"sbatch {options.slurm}")
         return
+    for device in options.device:
+        device_of(device)
+    for job in jobs:
+        run.check_shares(job.rows, 1)
     train_all(jobs, options.device)
 
 
@@ -119,8 +131,8 @@ def use_threads(count: int | None) -> None:
     import torch
 
     if count is not None:
-        if count < 1:
-            raise ValueError(f"threads must be 1 or more, got {count}")
+        if not 1 <= count <= 1024:  # a million crash PyTorch
+            raise ValueError(f"threads must lie in 1..1024, got {count}")
         torch.set_num_threads(count)
 
 

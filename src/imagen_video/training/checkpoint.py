@@ -10,6 +10,7 @@ import os
 import shutil
 import warnings
 from concurrent.futures import Future
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ def latest(folder: Path, back: int = 0) -> Path | None:
 
 def best(folder: Path) -> Path | None:
     """The whole checkpoint with the lowest validation loss of those that are kept."""
-    losses = {path: facts_of(path).get("validation") for path in _all(folder)}
-    rated = {path: loss for path, loss in losses.items() if loss is not None and isfinite(loss)}
+    rated = {}
+    for path in _all(folder):
+        with suppress(ValueError):  # a damaged one ends no run that needs another
+            loss = facts_of(path).get("validation")
+            if loss is not None and isfinite(loss):
+                rated[path] = loss
     return min(rated, default=None, key=rated.__getitem__)
 
 

@@ -1,5 +1,6 @@
 """From training folders to stages and cascades that can be sampled and shared: safetensors only."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,11 @@ from imagen_video.training.checkpoint import best, facts_of, holds, latest, tens
 from imagen_video.training.ema import trained
 from imagen_video.training.engine import side_alone
 from imagen_video.training.lora import lora_of, merged
+from imagen_video.training.resume import different
 from imagen_video.weights import load_stage, plain_spec, save_stage
 
+# What must be the same in a stage and in the cascade that it becomes part of.
+SAME = re.compile("(name|input|output|unet)[ .]")
 Which = Literal["latest", "best"]
 Weights = Literal["average", "trained"]
 
@@ -74,16 +78,20 @@ def export_cascade(
     """Write the stages below `runs`, each a stage's or a training's folder, as one cascade; of
     trainings the checkpoints and weights that `export_stage` would.
 
-    Sampling settings are those of `spec`, not of when training began. ValueError where a stage is
-    missing or its network is not the one of `spec`, with a side network or without.
+    Sampling settings are those of `spec`, not of when training began; all others are those of the
+    training. ValueError where a stage is missing, or its name, its videos or its network (with a
+    side network or without) are not those of `spec`.
     """
     stages = []
     for wanted in spec.stages:
         folder = runs / wanted.name
         trained_here = (folder / "checkpoints").is_dir()
         stage = _read(folder, which, weights)[0] if trained_here else load_stage(folder)
-        if wanted.unet not in (stage.spec.unet, plain_spec(stage.spec).unet):
-            raise ValueError(f"{folder} has another network than the preset's")
-        stages.append(Stage(replace(wanted, unet=stage.spec.unet), stage.unet))
+        plain = plain_spec(stage.spec)
+        nearest = plain if wanted.unet == plain.unet else stage.spec
+        other = [line for line in different(nearest, wanted) if re.match(SAME, line)]
+        if other:
+            raise ValueError(f"{folder} is another stage than the preset's: {'; '.join(other)}")
+        stages.append(Stage(replace(stage.spec, sampler=wanted.sampler), stage.unet))
     spec = replace(spec, stages=tuple(stage.spec for stage in stages))
     Cascade(spec, stages, load_encoder(spec.text)).save_pretrained(out, dtype=dtype)

@@ -3,6 +3,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -85,7 +86,7 @@ def train_all(jobs: Sequence[Job], devices: Sequence[str]) -> None:
     waiting, free = list(jobs), list(devices)
     running: dict[str, tuple[subprocess.Popen, str, Job]] = {}
     bars = {job.stage: _bar(job, place) for place, job in enumerate(jobs)}
-    failed = []
+    failed: list[tuple[Job, int]] = []
     try:
         with noting_interrupt() as interrupted:
             while (waiting or running) and not interrupted():
@@ -98,7 +99,7 @@ def train_all(jobs: Sequence[Job], devices: Sequence[str]) -> None:
                     if process.poll() is not None:
                         del running[stage]
                         free.append(device)
-                        failed += [job] if process.returncode else []
+                        failed += [(job, process.returncode)] if process.returncode else []
     finally:
         for process, _, _ in running.values():
             process.terminate()  # saves, and ends
@@ -107,8 +108,7 @@ def train_all(jobs: Sequence[Job], devices: Sequence[str]) -> None:
         for bar in bars.values():
             bar.close()
     if failed:
-        said = "; ".join(f"{job.stage}: {_last_words(job)}" for job in failed)
-        raise ValueError(f"{len(failed)} of {len(jobs)} stages failed: {said}")
+        raise ValueError(f"{len(failed)} of {len(jobs)} stages failed: {_ends(failed)}")
 
 
 def _start(job: Job, device: str) -> subprocess.Popen:
@@ -132,9 +132,23 @@ def _show(bar: tqdm, job: Job, device: str) -> None:
         bar.set_postfix({"on": device, **{name: known[name] for name in shown if name in known}})
 
 
-def _last_words(job: Job) -> str:
+def _ends(failed: Sequence[tuple[Job, int]]) -> str:
+    """Every reason once, with the stages that had it."""
+    stages: dict[str, list[str]] = {}
+    for job, code in failed:
+        stages.setdefault(_end_of(job, code), []).append(job.stage)
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in stages.items())
+
+
+def _end_of(job: Job, code: int) -> str:
+    """Why a job failed, as it or its exit code says."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", as for want of memory" if name == "SIGKILL" else "")
     lines = (job.out / "train.txt").read_text(errors="replace").splitlines()
-    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+    said = [line for line in reversed(lines) if line.strip() and "%|" not in line]  # no progress
+    own = [line for line in said if line.startswith("imagen-video: ")]
+    return (own or said or ["it said nothing"])[0]
 
 
 SLURM = """\
@@ -150,6 +164,7 @@ SLURM = """\
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@180
 #SBATCH --output={said}
+#SBATCH --open-mode=append
 
 commands=(
 {commands}
@@ -162,10 +177,12 @@ srun --kill-on-bad-exit=1 bash -c 'exec "$TORCHRUN" --shutdown-timeout=170 \\
     --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$(scontrol show hostnames | head -n1):29500" \\
     -m imagen_video '"${{commands[$SLURM_ARRAY_TASK_ID]}}" "${{processes[$SLURM_ARRAY_TASK_ID]}}" &
 training=$!
+# This stage's alone: of one of them the job's own number is that of the whole array.
+job="${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
 again() {{
-    scancel --signal=TERM "$SLURM_JOB_ID"  # the processes save; srun, told itself, kills them
+    scancel --signal=TERM "$job"  # the processes save; srun, told itself, kills them
     wait $training
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$job"
     exit
 }}
 trap again TERM

@@ -104,7 +104,7 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
         )
     encoder = encoder_of(cascade.text, run, ranks.device)
     data = _data(spec, job, run, ranks, encoder)
-    fresh = latest(job.out) is None
+    fresh = ranks.told(latest(job.out)) is None  # files come late to other machines
     if ranks.first:
         if isinstance(encoder, EmbeddingTable):  # rather now than amid the run
             encoder.check(captions_in(job.data))

@@ -88,7 +88,8 @@ def ranks_for(total: int, most: int, *, shards: int = 1, accumulate: int = 1) ->
     ValueError where no number does."""
     if shards < 1 or accumulate < 1:
         raise ValueError(f"shards and accumulate must be above 0, got {shards} and {accumulate}")
-    whole = (n for n in range(shards, most + 1, shards) if n <= NODE or n % NODE == 0)
+    counts = range(shards, min(most, total) + 1, shards)
+    whole = (n for n in counts if n <= NODE or n % NODE == 0)
     fitting = [n for n in whole if total % (n * accumulate) == 0]
     if not fitting:
         raise ValueError(

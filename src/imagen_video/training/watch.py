@@ -29,12 +29,12 @@ class Watch:
 
     def __init__(self, ranks: Ranks, *, flops_per_row: int, peak_flops: float):
         self.ranks, self.flops_per_row, self.peak = ranks, flops_per_row, peak_flops
-        self.slowed = self.waited = self.rows = 0
         self._clear()
 
     def _clear(self) -> None:
         self._rows: list[Tensor] = []
-        self._start, self.waited, self.rows = time.monotonic(), 0.0, 0
+        self._start, self.waited = time.monotonic(), 0.0
+        self.rows = self.slowed = 0
 
     def waiting(self, loader: Iterator[T]) -> Iterator[T]:
         """The same batches, with the time they were waited for noted."""
