@@ -1,5 +1,6 @@
 """Files that are either whole or not there, and where they are kept."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -11,8 +12,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-# Seconds between attempts to fetch what should be there.
+# Seconds between attempts to have what should be there.
 PAUSES = (1, 10, 60)
+# Of errors: the machine is short of threads or of open files, whatever is read.
+SHORT = (errno.EAGAIN, errno.EMFILE, errno.ENFILE)
 
 
 class Unreachable(RuntimeError):

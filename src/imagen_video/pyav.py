@@ -1,6 +1,7 @@
 """What PyAV must be told so that colours, orientation and errors come out right."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from imagen_video import files
+from imagen_video.files import Unreachable
 from imagen_video.shapes import UInt8
 
 # Codes of ffmpeg's tables: colour matrices (BT.709 also names primaries and transfer), ranges.
@@ -76,9 +79,9 @@ def opened(
     source: str | Path | BufferedIOBase, *, name: str = "", contained: bool = False
 ) -> Iterator[tuple[Any, Any]]:
     """The container and video stream of a path or an open file, closed at the end; whatever fails
-    is a ValueError with `name`. If `contained`, only CONTAINERS are opened, and no other file is
-    read, whatever this one refers to."""
-    import av
+    is a ValueError with `name`, but Unreachable where the machine stays short of what any file
+    takes. If `contained`, only CONTAINERS are opened, and no other file is read, whatever this one
+    refers to."""
     from av.error import FFmpegError
 
     name = name or str(source)
@@ -86,11 +89,9 @@ def opened(
         if not Path(source).is_file():
             raise ValueError(f"there is no file {name!r}")
         source = str(source)
-    # Tags in another encoding must not hide the video. From 19 on PyAV lets them pass by itself.
-    lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
     bound = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"} if contained else {}
     try:
-        with av.open(source, options=bound, **lenient) as container:
+        with _container(source, name, bound) as container:
             if not container.streams.video:
                 raise ValueError(f"{name!r} holds no video")
             stream = container.streams.video[0]
@@ -105,6 +106,28 @@ def opened(
             yield container, stream
     except FFmpegError as error:
         raise ValueError(f"cannot read {name!r} as a video: {error.strerror}") from error
+
+
+def _container(source: str | BufferedIOBase, name: str, bound: dict[str, str]) -> Any:
+    """av.open, tried again while the machine is SHORT: no fault of the file."""
+    import av
+    from av.error import FFmpegError
+
+    # Tags in another encoding must not hide the video. From 19 on PyAV lets them pass by itself.
+    lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+    for wait in (*files.PAUSES, None):
+        try:
+            return av.open(source, options=bound, **lenient)
+        except FFmpegError as error:
+            if error.errno not in files.SHORT:
+                raise
+            if wait is None:
+                raise Unreachable(
+                    f"cannot open {name!r} now, nor any file: {error.strerror}"
+                ) from error
+        if not isinstance(source, str):
+            source.seek(0)
+        time.sleep(wait)
 
 
 def start(stream: Any) -> float:

@@ -5,6 +5,7 @@ import fcntl
 import json
 import multiprocessing
 import pickle
+import resource
 from contextlib import nullcontext
 
 import pytest
@@ -14,6 +15,7 @@ from imagen_video.data import library
 from imagen_video.data.bad_samples import BadSamples, TooManyBad
 from imagen_video.data.library import MediaSource
 from imagen_video.data.rows import Rows
+from imagen_video.files import Unreachable
 
 
 def test_known_sizes_and_rates_save_opening_files(tmp_path, bad):
@@ -45,6 +47,41 @@ def test_bad_samples_are_replaced_and_counted_once(folder, bad):
     reasons = {line["path"].rpartition("/")[2]: line for line in lines}
     assert len(lines) == 3 and set(reasons) == {"1.mp4", "2.mp4", "3.png"}
     assert "no caption" in reasons["3.png"]["reason"] and not reasons["2.mp4"]["broken"]
+
+
+@pytest.mark.parametrize("name", ["videos/0.mp4", "0.png"])
+def test_what_the_machine_is_short_of_is_no_fault_of_a_file(folder, bad, monkeypatch, name):
+    """It is tried again, and ends the run where that does not help."""
+    monkeypatch.setattr("imagen_video.files.PAUSES", (0, 0))
+    media = source(folder, bad)
+    read = media.clip if name.startswith("videos") else media.image
+    format = FORMAT if name.startswith("videos") else STILL
+    read(0, format, WHOLE)  # what is imported opens files too
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(Unreachable, match="now, nor any file: Too many open files"):
+            read(1, format, WHOLE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not bad.path.exists()
+    assert read(1, format, WHOLE).caption
+
+
+def test_a_video_is_opened_again_when_the_machine_has_what_it_takes(folder, bad, monkeypatch):
+    media = source(folder, bad)
+    media.clip(0, FORMAT, WHOLE)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    waited = []
+
+    def freed(seconds: float) -> None:
+        waited.append(seconds)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    monkeypatch.setattr("time.sleep", freed)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    assert media.clip(1, FORMAT, WHOLE).caption and waited == [1]
+    assert not bad.path.exists()
 
 
 def test_of_a_large_set_the_share_is_that_of_what_was_tried(tmp_path, monkeypatch):
