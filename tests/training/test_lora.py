@@ -118,9 +118,18 @@ def test_a_run_that_goes_on_ends_as_an_undisturbed_one(base, tuned, tmp_path, mo
         patch.setattr(Trainer, "train_on", stopping)
         with pytest.raises(Stopped):
             fine_tune(base, tmp_path, save_minutes=1e-6)
-    assert facts_of(latest(tmp_path))["step"] < STEPS
+    saved, done = facts_of(latest(tmp_path))["step"], []
+    assert 0 < saved < STEPS
     torch.manual_seed(9)  # what was drawn before matters no more
-    fine_tune(base, tmp_path)
+
+    def noting(trainer, parts, watch):
+        done.append(trainer.step)
+        return step(trainer, parts, watch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_on", noting)
+        fine_tune(base, tmp_path)
+    assert done == [*range(saved, STEPS)]
     ends = [next(latest(out).glob("*.safetensors")) for out in (tuned, tmp_path)]
     first, second = map(load_file, ends)
     assert first.keys() == second.keys()
