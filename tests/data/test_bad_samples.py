@@ -179,6 +179,23 @@ def test_where_nothing_held_out_fits_others_are_shown(folder, bad):
     assert found._stills.count == 4 and found.image(0, STILL, WHOLE).caption == "a"
 
 
+def test_what_is_held_out_is_not_trained_on_where_little_else_fits(folder, bad):
+    """Nor does it end a run that one of a hundred fits."""
+    rows = [
+        {"media": (str(folder / "0.png"),), "kind": "image", "text": f"{i}", "file": str(i)}
+        for i in range(500)
+    ]
+    names, seen = Rows([rows]), {}
+    for part in ("train", "test"):
+        turns = MediaSource("set", names, seed=0, bad=bad, part=part)._stills
+        seen[part] = {turns[i] for i in range(turns.count)}
+    fits = {*seen["test"], *list(seen["train"])[:5]}
+    rows = [row if i in fits else row | {"width": 5, "height": 5} for i, row in enumerate(rows)]
+    media = MediaSource("set", Rows([rows]), seed=0, bad=bad)
+    shown = {int(media.image(i, STILL, WHOLE).caption) for i in range(40)}
+    assert shown and shown <= seen["train"]
+
+
 def use(folder, path, numbers):
     media = source(folder, BadSamples(path, limit=0.5))
     for i in numbers:

@@ -19,7 +19,7 @@ from imagen_video.diffusion.objective import Draws
 from imagen_video.stage import Stage
 from imagen_video.text.encoder import load_encoder
 from imagen_video.training.ahead import ahead, make_ready
-from imagen_video.training.engine import blocks_of, compile_blocks
+from imagen_video.training.engine import blocks_of, compile_blocks, recompute_blocks
 from imagen_video.video import to_float
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -88,7 +88,7 @@ def test_an_encoder_answers_two_threads_at_once(encoder):
         assert torch.equal(one.tokens, other.tokens)
 
 
-def compiled(told: Path) -> None:
+def compiled(told: Path, recomputed: bool) -> None:
     """Losses of two steps, plain and compiled, and what dynamo made of the blocks."""
     torch.set_num_threads(1)
     spec, encoder = presets.tiny().stage("base"), load_encoder(presets.SHORT_CAPTIONS)
@@ -103,6 +103,8 @@ def compiled(told: Path) -> None:
             yield value.item(), counters["stats"]["unique_graphs"]
 
     plain = [value for value, _ in losses()]
+    if recomputed:
+        recompute_blocks(stage.unet)
     compile_blocks(stage.unet)
     with torch.compiler.set_stance("default", force_backend="eager"):
         found = list(losses())
@@ -110,10 +112,11 @@ def compiled(told: Path) -> None:
     told.write_text(json.dumps([plain, found, blocks, breaks]))
 
 
-def test_blocks_are_compiled_once_and_compute_the_same(tmp_path):
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_blocks_are_compiled_once_and_compute_the_same(tmp_path, recomputed):
     """torch's dynamo traces them; its eager backend stands for the minutes of a C++ compiler. In a
     process of its own: the checks of shapes in tests cannot be traced."""
-    together(compiled, tmp_path / "told", said=tmp_path / "said", ranks=1)
+    together(compiled, tmp_path / "told", recomputed, said=tmp_path / "said", ranks=1)
     plain, found, blocks, breaks = json.loads((tmp_path / "told").read_text())
     (first, graphs), (second, later) = found
     assert [first, second] == pytest.approx(plain, rel=1e-5)

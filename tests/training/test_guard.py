@@ -74,6 +74,40 @@ def test_a_spoiled_network_goes_back_and_the_data_goes_on(tiny, tmp_path):
     assert all(torch.isfinite(weight).all() for weight in trainer.stage.unet.parameters())
 
 
+def test_what_was_gone_back_to_is_not_saved_again_before_a_good_step(tiny, tmp_path):
+    """Spoiled in the step before one that is saved, which shows later: the next time the run goes
+    back further, as the save that was due meanwhile did not take the place of what is good."""
+    trainer = tiny_trainer(tmp_path, tiny, steps=40, log_every=1, save_minutes=1e9, keep=2)
+    one = next(trainer.stage.unet.parameters()).data[0, 0]
+    loss, agreed = trainer._loss, trainer.ranks.agreed
+
+    def shown_late(part, *given):
+        found = loss(part, *given)
+        if trainer.step == 5:
+            one.fill_(500.0)
+        late = trainer.step >= 8 and one.max() > 400
+        return Loss(found.value * math.nan, found.per_clip, found.logsnr) if late else found
+
+    def saving(*flags):
+        return agreed(trainer.step in (3, 6, 12), *flags[1:])
+
+    trainer._loss = shown_late
+    object.__setattr__(trainer.ranks, "agreed", saving)
+    assert trainer.run() == 40
+    back = [line["rolled_back_to"] for line in read_log(tmp_path) if "rolled_back_to" in line]
+    assert back == ["step-00000006", "step-00000003"]
+
+
+def test_a_guard_goes_on_with_what_it_has_seen():
+    guard, again = Guard(), Guard()
+    for norm in (*[math.nan] * guards.IN_A_ROW, *[1.0] * 60):
+        guard.judge(norm, 1.0)
+    again.restore(json.loads(json.dumps(guard.state())))
+    for _ in range(guards.USUAL - 60):
+        again.judge(1.0, 1.0)
+    assert guard.rollbacks == 1 and again.rollbacks == 0
+
+
 def test_weights_that_are_not_finite_are_not_saved(tiny, tmp_path):
     trainer = tiny_trainer(tmp_path, tiny, steps=2)
     object.__setattr__(trainer.data, "validation", trainer.data.mix)

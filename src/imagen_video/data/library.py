@@ -22,8 +22,10 @@ from imagen_video.data.rows import Row, Rows
 from imagen_video.files import SHORT, Unreachable
 from imagen_video.video import VideoFormat
 
-# So many samples in a row that cannot be used: there are hardly any others.
-ATTEMPTS = 100
+# So many samples in a row that cannot be used, of a large set: there are hardly any others.
+ATTEMPTS = 1000
+# So many before others than those that are held out are tried.
+OWN = 50
 # Of a larger set the share of bad samples is that of what was tried, after so many.
 TRIED = 1000
 # One file in so many of a kind is held out of training; of fewer than FEW, or of fewer than SMALL
@@ -72,8 +74,9 @@ class MediaSource:
         still = image if image.any() else np.ones_like(image)
         block = np.repeat(np.arange(len(rows.blocks)), rows.blocks)
         self.kinds = frozenset("image" if still else "video" for still in np.unique(image))
-        self._videos = _Shuffle(own & ~image, block, seed, spare=~image)
-        self._stills = _Shuffle(own & still, block, seed, spare=still)
+        spare = own if part == "train" else np.ones_like(own)  # never trained on: what is held out
+        self._videos = _Shuffle(own & ~image, block, seed, spare=spare & ~image)
+        self._stills = _Shuffle(own & still, block, seed, spare=spare & still)
 
     def clip(self, index: int, format: VideoFormat, crop: Crop) -> Example:
         return self._first_usable(self._videos, index, format, crop)
@@ -94,7 +97,8 @@ class MediaSource:
             raise ValueError(f"{self.name} holds no video: a stage with clips needs some")
         turns.saw(index)
         of = min(len(self.rows), max(TRIED, self._videos.tried + self._stills.tried))
-        for attempt in range(ATTEMPTS):
+        attempts = min(ATTEMPTS, max(2 * OWN, 10 * len(self.rows)))
+        for attempt in range(attempts):
             row = self.rows[turns[index] if attempt == 0 else turns.other(index, attempt)]
             try:
                 at = self._place(index, attempt)
@@ -103,7 +107,7 @@ class MediaSource:
             except ValueError as error:
                 self.bad.add(self.name, row.name, error, of=of)
         raise TooManyBad(
-            f"{ATTEMPTS} samples of {self.name} in a row cannot be used for {format}: "
+            f"{attempts} samples of {self.name} in a row cannot be used for {format}: "
             f"see {self.bad.path}"
         )
 
@@ -161,8 +165,8 @@ class _Shuffle:
         return int(self.which[self._order[position]])
 
     def other(self, position: int, attempt: int) -> int:
-        """A row instead: after half of the attempts a spare one."""
-        rows = self.which if attempt < ATTEMPTS // 2 else self.spare
+        """A row instead: after the first attempts a spare one."""
+        rows = self.which if attempt < OWN else self.spare
         return int(rows[mixed(self.seed, position, attempt) % len(rows)])
 
 

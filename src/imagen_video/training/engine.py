@@ -1,10 +1,10 @@
 """What is done to a network from outside: memory, compilation and sharding before it trains, its
 average put together after."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -64,7 +64,17 @@ def blocks_of(unet: VideoUNet) -> list[nn.Module]:
 def recompute_blocks(unet: VideoUNet) -> None:
     """Let blocks keep their inputs alone for the backward pass, in place."""
     for block in blocks_of(unet):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        block.forward = _recomputed(block.forward)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of Python: dynamo, which compiles blocks, lets `checkpoint` itself run as it is,
+    and all within it."""
+
+    def recomputed(*given: Any) -> Any:
+        return checkpoint(forward, *given, use_reentrant=False)
+
+    return recomputed
 
 
 def make_optimizer(train: TrainSpec, unet: nn.Module) -> torch.optim.Optimizer:

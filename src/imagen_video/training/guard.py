@@ -34,13 +34,14 @@ class Guard:
         self.skipped = self.in_a_row = self.rollbacks = self.good = 0
 
     def state(self) -> dict:
-        return {"seen": list(self.seen), "skipped": self.skipped, "rollbacks": self.rollbacks}
+        counts = {name: getattr(self, name) for name in ("skipped", "rollbacks", "good")}
+        return {"seen": list(self.seen), **counts}
 
     def restore(self, state: dict) -> None:
         seen = map(tuple, state.get("seen", ()))  # checkpoints of before kept norms alone
         self.seen = deque(seen, maxlen=USUAL)
         self.skipped, self.rollbacks = state["skipped"], state["rollbacks"]
-        self.in_a_row = self.good = 0
+        self.in_a_row, self.good = 0, state.get("good", 0)
 
     def judge(self, norm: float, loss: float) -> Verdict:
         """What to do with a step whose gradient and loss are these."""

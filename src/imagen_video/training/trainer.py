@@ -122,7 +122,7 @@ class Trainer:
                 self.saver.poll()
                 due = due or saves
                 with watch.aside():
-                    if due and not self.guard.in_a_row:  # what is being spoiled is not kept
+                    if due and self.guard.good:  # nothing that is spoiled or was just gone back to
                         self.save()
                         due = False
                     if draws:
