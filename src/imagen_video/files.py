@@ -6,11 +6,14 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
+
+T = TypeVar("T")
 
 # Seconds between attempts to have what should be there.
 PAUSES = (1, 10, 60)
@@ -64,6 +67,22 @@ def alone_in(folder: Path) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         yield
+
+
+def patiently(get: Callable[[], T], what: str) -> T:
+    """What opening a file gives, tried again while the machine is SHORT; Unreachable if it stays
+    so: no fault of the file."""
+    for wait in (*PAUSES, None):
+        try:
+            return get()
+        except OSError as error:
+            if error.errno not in SHORT:
+                raise
+            if wait is None:
+                why = f"cannot open {what!r} now, nor any file: {error.strerror}"
+                raise Unreachable(why) from error
+        time.sleep(wait)
+    raise AssertionError("the last attempt ends in one way or the other")
 
 
 def cache_root() -> Path:

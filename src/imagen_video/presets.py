@@ -293,5 +293,10 @@ def _from_file(path: Path, function: str) -> CascadeSpec:
 
 
 def _needs_nothing(found: object) -> TypeGuard[Callable[[], object]]:
-    given = signature(found).parameters.values() if callable(found) else ()
-    return callable(found) and all(one.default is not one.empty for one in given)
+    if not callable(found):
+        return False
+    try:
+        signature(found).bind()
+    except TypeError:
+        return False
+    return True

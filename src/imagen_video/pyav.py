@@ -1,7 +1,6 @@
 """What PyAV must be told so that colours, orientation and errors come out right."""
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
@@ -12,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagen_video import files
-from imagen_video.files import Unreachable
+from imagen_video.files import patiently
 from imagen_video.shapes import UInt8
 
 # Codes of ffmpeg's tables: colour matrices (BT.709 also names primaries and transfer), ranges.
@@ -49,6 +47,7 @@ def upright_rgb(frame: Any, reformatter: Any) -> UInt8[Tensor, "3 h w"]:
         format="rgba" if alpha else "rgb24",
         src_colorspace=matrix,
         dst_color_range=FULL,
+        threads=1,  # by itself swscale starts one a core, which a loader's process may not get
     ).to_ndarray()
     pixels = _upright(on_white(pixels) if alpha else pixels, frame)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
@@ -79,9 +78,8 @@ def opened(
     source: str | Path | BufferedIOBase, *, name: str = "", contained: bool = False
 ) -> Iterator[tuple[Any, Any]]:
     """The container and video stream of a path or an open file, closed at the end; whatever fails
-    is a ValueError with `name`, but Unreachable where the machine stays short of what any file
-    takes. If `contained`, only CONTAINERS are opened, and no other file is read, whatever this one
-    refers to."""
+    is a ValueError with `name`, but Unreachable where no file can be opened now. If `contained`,
+    only CONTAINERS are opened, and no other file is read, whatever this one refers to."""
     from av.error import FFmpegError
 
     name = name or str(source)
@@ -91,7 +89,7 @@ def opened(
         source = str(source)
     bound = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"} if contained else {}
     try:
-        with _container(source, name, bound) as container:
+        with patiently(lambda: _container(source, bound), name) as container:
             if not container.streams.video:
                 raise ValueError(f"{name!r} holds no video")
             stream = container.streams.video[0]
@@ -108,26 +106,14 @@ def opened(
         raise ValueError(f"cannot read {name!r} as a video: {error.strerror}") from error
 
 
-def _container(source: str | BufferedIOBase, name: str, bound: dict[str, str]) -> Any:
-    """av.open, tried again while the machine is SHORT: no fault of the file."""
+def _container(source: str | BufferedIOBase, bound: dict[str, str]) -> Any:
     import av
-    from av.error import FFmpegError
 
     # Tags in another encoding must not hide the video. From 19 on PyAV lets them pass by itself.
     lenient: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-    for wait in (*files.PAUSES, None):
-        try:
-            return av.open(source, options=bound, **lenient)
-        except FFmpegError as error:
-            if error.errno not in files.SHORT:
-                raise
-            if wait is None:
-                raise Unreachable(
-                    f"cannot open {name!r} now, nor any file: {error.strerror}"
-                ) from error
-        if not isinstance(source, str):
-            source.seek(0)
-        time.sleep(wait)
+    if not isinstance(source, str):
+        source.seek(0)
+    return av.open(source, options=bound, **lenient)
 
 
 def start(stream: Any) -> float:
@@ -150,8 +136,10 @@ def seconds(container: Any, stream: Any, fps: float) -> float:
     """How long a stream of so many frames a second lasts; read through where it does not say so."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
-    if end := _told_end(stream):
-        return end - start(stream)
+    if told := _told_seconds(stream):
+        # By mkvmerge, which adds such statistics, a length; by ffmpeg when the stream ends.
+        long = any(name.startswith("_STATISTICS_") for name in stream.metadata)
+        return told if long else told - start(stream)
     if container.duration and len(container.streams) == 1:  # of the longest stream: sound, too
         return container.duration / 1e6
     count, end = 0, None
@@ -163,8 +151,8 @@ def seconds(container: Any, stream: Any, fps: float) -> float:
     return count / fps if end is None else float(end) - start(stream)
 
 
-def _told_end(stream: Any) -> float:
-    """The second at which Matroska says by a tag that a stream ends, "00:00:06.0400", or 0."""
+def _told_seconds(stream: Any) -> float:
+    """What Matroska says of a stream by a tag, "00:00:06.0400"; 0 if it says nothing."""
     tags = (text for name, text in stream.metadata.items() if name.startswith("DURATION"))
     match = re.fullmatch(r"(\d+):(\d+):([\d.]+)\0*", next(tags, ""))
     hours, minutes, seconds = map(float, match.groups() if match else "000")

@@ -68,7 +68,7 @@ def test_what_the_machine_is_short_of_is_no_fault_of_a_file(folder, bad, monkeyp
     assert read(1, format, WHOLE).caption
 
 
-def test_a_video_is_opened_again_when_the_machine_has_what_it_takes(folder, bad, monkeypatch):
+def test_a_file_is_opened_again_when_the_machine_has_what_it_takes(folder, bad, monkeypatch):
     media = source(folder, bad)
     media.clip(0, FORMAT, WHOLE)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,9 +79,16 @@ def test_a_video_is_opened_again_when_the_machine_has_what_it_takes(folder, bad,
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
     monkeypatch.setattr("time.sleep", freed)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
-    assert media.clip(1, FORMAT, WHOLE).caption and waited == [1]
-    assert not bad.path.exists()
+    try:
+        for name, read, format in (
+            ("a video", media.clip, FORMAT),
+            ("a still", media.image, STILL),
+        ):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+            assert read(1, format, WHOLE).caption and waited.pop() == 1, name
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert not waited and not bad.path.exists()
 
 
 def test_of_a_large_set_the_share_is_that_of_what_was_tried(tmp_path, monkeypatch):

@@ -57,10 +57,11 @@ def test_frames_of_any_timing_are_shown_when_they_are(tmp_path):
     assert numbers(video) == [sum(s <= t + 1e-6 for s in starts) - 1 for t in times]
 
 
-def timed(path, times, **options):
+def timed(path, times, tags=(), **options):
     """A file whose frame i is shown at the i-th of the times."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("libx264", rate=30)
+        stream.metadata.update(tags)
         stream.width, stream.height, stream.pix_fmt = 80, 48, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         for time, picture in zip(times, counted(len(times)), strict=True):
@@ -75,6 +76,16 @@ def test_a_video_that_begins_late_is_as_long_as_what_it_shows(tmp_path):
     media = timed(tmp_path / "late.mkv", [5 + i / 24 for i in range(96)])
     assert video_facts(media).seconds == pytest.approx(4, abs=0.02)
     assert numbers(read_clip(media, WANTED, WHOLE, span=ALL, at=Place(1.0))[0])[0] in (31, 32)
+
+
+def test_a_length_that_mkvmerge_told_is_one(tmp_path):
+    """It writes into the tag for which ffmpeg's is the end the length, and others beside it."""
+    tags = {"_STATISTICS_WRITING_APP": "mkvmerge v80.0"}
+    media = timed(tmp_path / "late.mkv", [5 + i / 24 for i in range(96)], tags)
+    content = (tmp_path / "late.mkv").read_bytes()
+    assert content.count(b"00:00:08.99") == 1
+    (tmp_path / "late.mkv").write_bytes(content.replace(b"00:00:08.99", b"00:00:03.99"))
+    assert video_facts(media).seconds == pytest.approx(4, abs=0.02)
 
 
 def test_a_recording_that_does_not_say_its_length_is_read_to_its_end(tmp_path):

@@ -84,7 +84,10 @@ def test_a_reason_that_stages_share_is_told_once_and_a_killed_one_as_such(tmp_pa
         train_all(jobs, ["cpu"])
     said = str(told.value)
     assert "base, ssr1: imagen-video: no data" in said
-    assert "tsr1: killed by SIGKILL, as for want of memory" in said
+    assert "tsr1: ended by signal 9 (Killed), as for want of memory" in said
+    program.write_text("#!/bin/bash\necho 'RuntimeError: CUDA out of memory' >&2\nexit 1")
+    with pytest.raises(ValueError, match=r"base, tsr1, ssr1: RuntimeError: CUDA") as told:
+        train_all(jobs, ["cpu"])  # not what was said the time before
 
 
 @pytest.mark.parametrize(

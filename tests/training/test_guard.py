@@ -74,7 +74,8 @@ def test_a_spoiled_network_goes_back_and_the_data_goes_on(tiny, tmp_path):
     assert all(torch.isfinite(weight).all() for weight in trainer.stage.unet.parameters())
 
 
-def test_what_was_gone_back_to_is_not_saved_again_before_a_good_step(tiny, tmp_path):
+@pytest.mark.parametrize("stop", [None, 18])
+def test_what_was_gone_back_to_is_not_saved_again_before_a_good_step(tiny, tmp_path, stop):
     """Spoiled in the step before one that is saved, which shows later: the next time the run goes
     back further, as the save that was due meanwhile did not take the place of what is good."""
     trainer = tiny_trainer(tmp_path, tiny, steps=40, log_every=1, save_minutes=1e9, keep=2)
@@ -89,13 +90,18 @@ def test_what_was_gone_back_to_is_not_saved_again_before_a_good_step(tiny, tmp_p
         return Loss(found.value * math.nan, found.per_clip, found.logsnr) if late else found
 
     def saving(*flags):
-        return agreed(trainer.step in (3, 6, 12), *flags[1:])
+        ends = trainer.step == stop and len(flags) == 3
+        return agreed(trainer.step in (3, 6, 12), *flags[1:-1], ends or flags[-1])
 
     trainer._loss = shown_late
     object.__setattr__(trainer.ranks, "agreed", saving)
-    assert trainer.run() == 40
+    assert trainer.run() == stop or 40
     back = [line["rolled_back_to"] for line in read_log(tmp_path) if "rolled_back_to" in line]
-    assert back == ["step-00000006", "step-00000003"]
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    if stop:  # as by SIGTERM, in the step after the one that went back
+        assert back == ["step-00000006"] and kept == ["step-00000003", "step-00000006"]
+    else:
+        assert back == ["step-00000006", "step-00000003"]
 
 
 def test_a_guard_goes_on_with_what_it_has_seen():

@@ -19,7 +19,7 @@ from imagen_video.data.media import (
 )
 from imagen_video.data.order import Shuffled, fraction, mixed
 from imagen_video.data.rows import Row, Rows
-from imagen_video.files import SHORT, Unreachable
+from imagen_video.files import Unreachable
 from imagen_video.video import VideoFormat
 
 # So many samples in a row that cannot be used, of a large set: there are hardly any others.
@@ -193,10 +193,6 @@ def example_of(
     except (ValueError, Unreachable):
         raise
     except Exception as error:  # of decoders on broken data, whatever they raise
-        if isinstance(error, OSError) and error.errno in SHORT:
-            raise Unreachable(
-                f"cannot open {row.name!r} now, nor any file: {error.strerror}"
-            ) from error
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         raise ValueError(f"cannot read {str(row.media)!r}: {kind}{error}") from error
     facts = {"path": str(row.media)} | ({"slowed": f"{slowed:.3g}"} if slowed > 1 else {})

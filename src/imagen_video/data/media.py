@@ -8,8 +8,9 @@ more, or has fewer frames a second than the stage, does not fit: it would teach 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedIOBase, BytesIO
+from io import BufferedIOBase, BufferedReader, BytesIO
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from imagen_video import pyav
 from imagen_video.data.clips import Crop
-from imagen_video.files import fetched
+from imagen_video.files import fetched, patiently
 from imagen_video.shapes import UInt8
 from imagen_video.video import Frames, VideoFormat, resize, to_float, to_uint8
 
@@ -54,15 +55,20 @@ class Media:
         return f"{self.path}/{self.member}" if self.member else self.path
 
     def open(self) -> BufferedIOBase:
-        """The bytes as a file; OSError or ValueError if there are none."""
+        """The bytes as a file; OSError or ValueError if there are none, Unreachable if no file can
+        be opened now."""
         if self.size is None:
-            return open(self.path, "rb")
-        with open(fetched(self.path), "rb") as file:
+            return _opened(self.path)
+        with _opened(fetched(self.path)) as file:
             file.seek(self.offset)
             content = file.read(self.size)
         if len(content) < self.size:
             raise ValueError(f"{self} ends after {len(content)} of {self.size} bytes")
         return BytesIO(content)
+
+
+def _opened(path: str | Path) -> BufferedReader:
+    return patiently(lambda: open(path, "rb"), str(path))
 
 
 @dataclass(frozen=True)

@@ -87,17 +87,9 @@ def _read(tar: Path) -> Iterator[dict[str, Any]]:
             yield from _samples(file)
             yield from _lost(tar, file.offset)
     except tarfile.ReadError as error:
-        if _compressed(tar):
-            raise ValueError(f"{str(tar)!r} is compressed: unpack it to a tar") from error
+        if tar.stat().st_size:
+            raise ValueError(f"cannot read {str(tar)!r} as an uncompressed tar: {error}") from error
         yield _broken(0)
-
-
-def _compressed(tar: Path) -> bool:
-    try:
-        tarfile.open(tar, "r:*").close()
-    except tarfile.ReadError:
-        return False
-    return True
 
 
 def _samples(file: tarfile.TarFile) -> Iterator[dict[str, Any]]:

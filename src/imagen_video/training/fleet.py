@@ -19,6 +19,8 @@ from imagen_video.spec import CascadeSpec
 from imagen_video.training.run import NODE, noting_interrupt, ranks_for, with_steps
 from imagen_video.training.watch import read_log
 
+# What a job says, and the line with which it begins.
+SAID, BEGUN = "train.txt", "imagen-video train"
 # Seconds between two looks at the jobs.
 LOOK = 1.0
 
@@ -114,7 +116,9 @@ def train_all(jobs: Sequence[Job], devices: Sequence[str]) -> None:
 def _start(job: Job, device: str) -> subprocess.Popen:
     job.out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "imagen_video", *job.arguments, "--device", device]
-    with open(job.out / "train.txt", "ab") as said:
+    with open(job.out / SAID, "ab") as said:
+        said.write(f"{BEGUN}\n".encode())
+        said.flush()
         # Not in the terminal's group: Ctrl-C comes from here, once.
         return subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
 
@@ -143,9 +147,9 @@ def _ends(failed: Sequence[tuple[Job, int]]) -> str:
 def _end_of(job: Job, code: int) -> str:
     """Why a job failed, as it or its exit code says."""
     if code < 0:
-        name = signal.Signals(-code).name
-        return f"killed by {name}" + (", as for want of memory" if name == "SIGKILL" else "")
-    lines = (job.out / "train.txt").read_text(errors="replace").splitlines()
+        why = ", as for want of memory" if code == -signal.SIGKILL else ""
+        return f"ended by signal {-code} ({signal.strsignal(-code)}){why}"
+    lines = (job.out / SAID).read_text(errors="replace").rpartition(BEGUN)[2].splitlines()
     said = [line for line in reversed(lines) if line.strip() and "%|" not in line]  # no progress
     own = [line for line in said if line.startswith("imagen-video: ")]
     return (own or said or ["it said nothing"])[0]

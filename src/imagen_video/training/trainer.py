@@ -271,7 +271,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         ended = self.step >= self.train.steps
-        if self._saved != self.step and (ended or not self.guard.in_a_row):
+        if self._saved != self.step and (ended or self.guard.good):
             self.save()
         self.saver.finish()
 
