@@ -69,20 +69,28 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def patiently(get: Callable[[], T], what: str) -> T:
-    """What opening a file gives, tried again while the machine is SHORT; Unreachable if it stays
-    so: no fault of the file."""
-    for wait in (*PAUSES, None):
+def patiently(get: Callable[[], T], what: str, passing: Callable[[Exception], bool]) -> T:
+    """What `get` gives, tried again after PAUSES while its error is a `passing` one; Unreachable,
+    which says `what` cannot be done, if that stays."""
+    pauses = iter(PAUSES)
+    while True:
         try:
             return get()
-        except OSError as error:
-            if error.errno not in SHORT:
+        except Exception as error:
+            if not passing(error):
                 raise
+            wait = next(pauses, None)
             if wait is None:
-                why = f"cannot open {what!r} now, nor any file: {error.strerror}"
-                raise Unreachable(why) from error
+                raise Unreachable(
+                    f"cannot {what}, tried {len(PAUSES) + 1} times: {error}; when it can be "
+                    "had the same command goes on"
+                ) from error
         time.sleep(wait)
-    raise AssertionError("the last attempt ends in one way or the other")
+
+
+def opening(get: Callable[[], T], name: str) -> T:
+    """What opening a file gives, tried again while the machine is SHORT: no fault of the file."""
+    return patiently(get, f"open {name!r}", lambda error: getattr(error, "errno", 0) in SHORT)
 
 
 def cache_root() -> Path:
@@ -115,24 +123,25 @@ def fetched(url: str) -> Path:
 def _fetch(url: str, local: Path) -> None:
     import fsspec
 
-    for wait in (*PAUSES, None):
-        try:
-            files, path = fsspec.core.url_to_fs(url)
-            with replacing(local) as temporary:
-                files.get_file(path, str(temporary))
-            return
-        except (FileNotFoundError, PermissionError, ValueError, ImportError) as error:
-            raise ValueError(f"cannot fetch {url!r}: {error}") from error
-        except Exception as error:  # every store has its own
-            status = getattr(error, "status", 500)
-            if 400 <= status < 500 and status not in (408, 429):  # that of a bucket: 403
-                raise ValueError(f"cannot fetch {url!r}: {error}") from error
-            if wait is None:
-                raise Unreachable(
-                    f"cannot fetch {url!r}, tried {len(PAUSES) + 1} times: {error}; when it can be "
-                    "had the same command goes on"
-                ) from error
-        time.sleep(wait)
+    def get() -> None:
+        files, path = fsspec.core.url_to_fs(url)
+        with replacing(local) as temporary:
+            files.get_file(path, str(temporary))
+
+    try:
+        patiently(get, f"fetch {url!r}", _may_pass)
+    except Unreachable:
+        raise
+    except Exception as error:
+        raise ValueError(f"cannot fetch {url!r}: {error}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a store may answer otherwise later; every store has its own errors."""
+    if isinstance(error, FileNotFoundError | PermissionError | ValueError | ImportError):
+        return False
+    status = getattr(error, "status", 500)
+    return not 400 <= status < 500 or status in (408, 429)  # that of a bucket: 403
 
 
 def lines_of(path: Path) -> list[str]:

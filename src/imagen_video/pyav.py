@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imagen_video.files import patiently
+from imagen_video.files import opening
 from imagen_video.shapes import UInt8
 
 # Codes of ffmpeg's tables: colour matrices (BT.709 also names primaries and transfer), ranges.
@@ -89,7 +89,7 @@ def opened(
         source = str(source)
     bound = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"} if contained else {}
     try:
-        with patiently(lambda: _container(source, bound), name) as container:
+        with opening(lambda: _container(source, bound), name) as container:
             if not container.streams.video:
                 raise ValueError(f"{name!r} holds no video")
             stream = container.streams.video[0]
@@ -146,7 +146,7 @@ def seconds(container: Any, stream: Any, fps: float) -> float:
     for packet in container.demux(stream):
         count += packet.size > 0
         if packet.size and packet.pts is not None:
-            last = packet.pts * packet.time_base + (packet.duration or 0) * packet.time_base
+            last = (packet.pts + (packet.duration or 0)) * packet.time_base
             end = last if end is None else max(end, last)
     return count / fps if end is None else float(end) - start(stream)
 

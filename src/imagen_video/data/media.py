@@ -19,7 +19,7 @@ from torch import Tensor
 
 from imagen_video import pyav
 from imagen_video.data.clips import Crop
-from imagen_video.files import fetched, patiently
+from imagen_video.files import fetched, opening
 from imagen_video.shapes import UInt8
 from imagen_video.video import Frames, VideoFormat, resize, to_float, to_uint8
 
@@ -68,7 +68,7 @@ class Media:
 
 
 def _opened(path: str | Path) -> BufferedReader:
-    return patiently(lambda: open(path, "rb"), str(path))
+    return opening(lambda: open(path, "rb"), str(path))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from imagen_video.data.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Media
-from imagen_video.files import patiently
+from imagen_video.files import opening
 
 TABLES = (".jsonl", ".csv", ".parquet")
 NUMBERS = ("start", "end", "fps", "width", "height")
@@ -106,7 +106,7 @@ def of_folder(folder: Path) -> Iterator[dict[str, Any]]:
         caption = path.with_suffix(".txt")
         try:
             if caption.is_file():
-                row |= captioned(patiently(caption.read_bytes, str(caption)))
+                row |= captioned(opening(caption.read_bytes, str(caption)))
         except OSError as error:
             row["broken"] = f"its caption cannot be read: {error.strerror}"
         yield row
