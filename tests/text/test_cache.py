@@ -176,7 +176,7 @@ def test_a_caption_that_is_missing_is_told_before_training(tmp_path):
     stills = replace(base, train=replace(base.train, clips=0, image_packs=1))
     cascade = replace(presets.tiny(), stages=(stills, *others))
     EmbeddingTable.write(load_encoder(cascade.text), ["", "known"], tmp_path / "captions")
-    data = (f"{tmp_path}/stills.csv=2",)
+    data = ("stickers", f"{tmp_path}/stills.csv=2")
     job = JobSpec(stage="base", out=tmp_path / "out", data=data, steps=1)
     with pytest.raises(ValueError, match=r"2 captions does not hold 'unknown': add it with"):
         train_stage(cascade, job, RunSpec(captions=tmp_path / "captions", workers=0))

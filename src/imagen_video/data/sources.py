@@ -71,13 +71,6 @@ def rows_of(name: str) -> Rows:
     return Rows(_blocks(_weighed(name)[0]))
 
 
-def captions_in(names: Iterable[str]) -> Iterator[str]:
-    """What the samples of files say, where they say something; those of stickers have no end."""
-    for name in names:
-        if _weighed(name)[0] != "stickers":
-            yield from (row.caption for row in rows_of(name) if row.caption)
-
-
 def _blocks(name: str) -> Iterable[Iterable[dict[str, Any]]]:
     """The rows of a name, those of every tar apart."""
     path = Path(name)
@@ -105,7 +98,8 @@ class Mixture:
     """
 
     def __init__(self, parts: Sequence[tuple[Source, float]], *, seed: int):
-        self.kinds = frozenset().union(*(source.kinds for source, _ in parts))
+        self.sources = [source for source, _ in parts]
+        self.kinds = frozenset().union(*(source.kinds for source in self.sources))
         stills = [part for part in parts if "image" in part[0].kinds]
         clips = [part for part in parts if "video" in part[0].kinds]
         self._clips = _Turns(clips, seed) if clips else None
@@ -131,6 +125,15 @@ class Mixture:
                 given.get(source, 0), shown.get(source, 0)
             ).items()
         }
+
+
+def captions_in(source: Source) -> Iterator[str]:
+    """What the samples of files say, where they say something; those of stickers have no end."""
+    if isinstance(source, Mixture):
+        for part in source.sources:
+            yield from captions_in(part)
+    elif isinstance(source, MediaSource):
+        yield from (row.caption for row in source.rows if row.caption)
 
 
 class _Turns:

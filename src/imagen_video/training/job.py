@@ -107,7 +107,7 @@ def _train(cascade: CascadeSpec, job: JobSpec, run: RunSpec, ranks: Ranks) -> in
     fresh = ranks.told(latest(job.out)) is None  # files come late to other machines
     if ranks.first:
         if isinstance(encoder, EmbeddingTable):  # rather now than amid the run
-            encoder.check(captions_in(job.data))
+            encoder.check(captions_in(data.mix.source))
         stage = _stage(spec, job, run, data, fresh=fresh)
     else:  # `spread` sends the weights
         stage = Stage(spec, build_unet(spec, device="meta"))
