@@ -75,7 +75,7 @@ def test_a_reason_that_stages_share_is_told_once_and_a_killed_one_as_such(tmp_pa
     jobs = jobs_of(presets.tiny(), tmp_path, [], steps=2)[:3]
     program = tmp_path / "python"
     program.write_text(
-        "#!/bin/bash\nprintf 'imagen-video: no data\\n  50%%|## | 1/2' >&2\n"
+        "#!/bin/bash\nprintf 'imagen-video: no data of imagen-video train\\n  50%%|## | 1/2' >&2\n"
         '[[ "$*" == *tsr1* ]] && kill -KILL $$\nexit 2'
     )
     program.chmod(0o755)
@@ -83,7 +83,7 @@ def test_a_reason_that_stages_share_is_told_once_and_a_killed_one_as_such(tmp_pa
     with pytest.raises(ValueError, match="3 of 3 stages failed") as told:
         train_all(jobs, ["cpu"])
     said = str(told.value)
-    assert "base, ssr1: imagen-video: no data" in said
+    assert "base, ssr1: imagen-video: no data of imagen-video train" in said
     assert "tsr1: ended by signal 9 (Killed), as for want of memory" in said
     program.write_text("#!/bin/bash\necho 'RuntimeError: CUDA out of memory' >&2\nexit 1")
     with pytest.raises(ValueError, match=r"base, tsr1, ssr1: RuntimeError: CUDA") as told:

@@ -89,7 +89,7 @@ def export_cascade(
         stage = _read(folder, which, weights)[0] if trained_here else load_stage(folder)
         plain = plain_spec(stage.spec)
         nearest = plain if wanted.unet == plain.unet else stage.spec
-        other = [line for line in different(nearest, wanted) if re.match(SAME, line)]
+        other = [line for line in different(nearest, wanted) if SAME.match(line)]
         if other:
             raise ValueError(f"{folder} is another stage than the preset's: {'; '.join(other)}")
         stages.append(Stage(replace(stage.spec, sampler=wanted.sampler), stage.unet))

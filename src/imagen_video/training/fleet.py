@@ -20,7 +20,7 @@ from imagen_video.training.run import NODE, noting_interrupt, ranks_for, with_st
 from imagen_video.training.watch import read_log
 
 # What a job says, and the line with which it begins.
-SAID, BEGUN = "train.txt", "imagen-video train"
+SAID, BEGUN = "train.txt", "--- imagen-video train ---"
 # Seconds between two looks at the jobs.
 LOOK = 1.0
 
