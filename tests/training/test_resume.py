@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from forked import command, fork  # pyright: ignore
 from safetensors.torch import load_file
+from tiny_job import STEPS, noting_steps  # pyright: ignore
 
 from imagen_video.training.checkpoint import facts_of, latest
 from imagen_video.training.trainer import Trainer
@@ -20,20 +21,17 @@ from imagen_video.training.trainer import Trainer
 WORDS = ["--preset", "tiny", "--stage", "base", "--steps", "18", "--threads", "1"]
 WORDS += ["--save-minutes", "0.02", "--sheet-minutes", "60", "--log-every", "6"]
 # After the second, Ctrl-C, a run saves and ends by itself.
-STEPS = "steps.txt"
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGKILL)
 
 
 def paced(*words: str) -> None:
     """imagen-video with steps that are long enough to be killed on any machine, which it writes
     down."""
-    step = Trainer.train_on
+    step = noting_steps()
 
-    def slower(trainer, *given):
-        with open(trainer.out / STEPS, "a") as file:
-            file.write(f"{trainer.step}\n")
+    def slower(*given):
         time.sleep(0.2)
-        return step(trainer, *given)
+        return step(*given)
 
     Trainer.train_on = slower
     command(*words)
