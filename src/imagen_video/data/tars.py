@@ -39,7 +39,7 @@ def of_tar(url: str) -> Iterator[dict[str, Any]]:
     """The rows of one tar, a path or a URL; those up to the break where it is cut short. A broken
     one takes the place of all that a spoiled header hides, in an empty file of all.
 
-    ValueError if there is no such tar, or it is compressed: nothing can be reached by index then.
+    ValueError if there is no such tar, or it is none or a compressed one: no index reaches into it.
     """
     for row in _index(url):
         yield {**row, "media": (url, *row["media"])}
